@@ -1,0 +1,134 @@
+"""Settings as frozen dataclasses: declared once, read from the command line, from JSON and from sweeps alike.
+
+A setting is a dataclass field made by ``option``; nested dataclasses make dotted names (``reciprocity.kappa``).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Literal, NamedTuple, TypeVar
+
+from marl.types import UserError
+
+T = TypeVar("T")
+
+
+def option(default: Any, help: str, sweep: bool = False) -> Any:
+    """A dataclass field with its one-sentence explanation.
+
+    Args:
+        default: the value when nothing is said.
+        help: one sentence for ``--help`` and the documentation.
+        sweep: members of one population may differ in it; its tensor is then ``[P, 1, 1]``.
+    """
+    metadata = {"help": help, "sweep": sweep}
+    if dataclasses.is_dataclass(default) and not isinstance(default, type):
+        return dataclasses.field(default_factory=lambda: default, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+class Setting(NamedTuple):
+    """One leaf of a configuration: its dotted name, type, default, explanation, and whether members may differ in it."""
+
+    name: str
+    type: Any
+    default: Any
+    help: str
+    sweep: bool
+
+
+def settings(config: type, prefix: str = "") -> Iterator[Setting]:
+    """Every leaf of a configuration class, in the order of declaration."""
+    hints = typing.get_type_hints(config)
+    for field in dataclasses.fields(config):
+        if dataclasses.is_dataclass(hints[field.name]):
+            yield from settings(hints[field.name], f"{prefix}{field.name}.")
+        else:
+            sweep = field.metadata.get("sweep", False)
+            yield Setting(prefix + field.name, hints[field.name], field.default, field.metadata.get("help", ""), sweep)
+
+
+def suggestion(word: str, choices: Iterable[str]) -> str:
+    """The nearest valid choice as the end of a sentence: ``"; did you mean 'kappa'?"``, or the choices if none is near."""
+    valid = sorted(choices)
+    near = difflib.get_close_matches(word, valid, n=1, cutoff=0.5)
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    return f"; choose from {', '.join(valid)}" if valid else ""
+
+
+def describe(kind: Any) -> str:
+    """A type as a user reads it: ``float``, ``a|b``, ``int,int,...``, ``int or none``."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        return "|".join(map(str, args))
+    if origin is tuple:
+        return f"{describe(args[0])},..."
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join("none" if a is type(None) else describe(a) for a in args)
+    return str(kind.__name__)
+
+
+def parse(name: str, kind: Any, text: str) -> Any:
+    """The value that ``text`` spells for a setting of type ``kind``; raises ``UserError`` naming what was expected."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    try:
+        if origin is Literal:
+            matches = [a for a in args if str(a) == text]
+            if not matches:
+                raise UserError(f"{name}: {text!r} is not a choice{suggestion(text, map(str, args))}")
+            return matches[0]
+        if origin in (typing.Union, types.UnionType):
+            if text.lower() == "none":
+                return None
+            return parse(name, next(a for a in args if a is not type(None)), text)
+        if origin is tuple:
+            return tuple(parse(name, args[0], part) for part in text.split(",") if part)
+        if kind is bool:
+            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()]
+        return kind(text)
+    except (ValueError, KeyError):
+        raise UserError(f"{name}: expected {describe(kind)}, got {text!r}") from None
+
+
+def replace(config: T, name: str, value: Any) -> T:
+    """The configuration with the leaf of dotted ``name`` set to ``value``; raises ``UserError`` for an unknown name."""
+    head, _, rest = name.partition(".")
+    if head not in {f.name for f in dataclasses.fields(config)}:  # type: ignore[arg-type]
+        raise UserError(f"no setting {name!r}{suggestion(name, (s.name for s in settings(type(config))))}")
+    if rest:
+        value = replace(getattr(config, head), rest, value)
+    return dataclasses.replace(config, **{head: value})  # type: ignore[type-var]
+
+
+def get(config: Any, name: str) -> Any:
+    """The leaf of dotted ``name``."""
+    for part in name.split("."):
+        config = getattr(config, part)
+    return config
+
+
+def to_json(config: Any) -> dict[str, Any]:
+    """The configuration as nested JSON values (tuples become lists)."""
+    return dataclasses.asdict(config)
+
+
+def from_json(config: type[T], values: Mapping[str, Any]) -> T:
+    """The inverse of ``to_json``; raises ``UserError`` for a field that the configuration does not have."""
+    hints = typing.get_type_hints(config)
+    known = {f.name for f in dataclasses.fields(config)}  # type: ignore[arg-type]
+    arguments = {}
+    for name, value in values.items():
+        if name not in known:
+            raise UserError(f"no setting {name!r} in {config.__name__}{suggestion(name, known)}")
+        kind = hints[name]
+        if dataclasses.is_dataclass(kind):
+            value = from_json(typing.cast(type, kind), value)
+        elif isinstance(value, list):
+            value = tuple(value)
+        arguments[name] = value
+    return config(**arguments)

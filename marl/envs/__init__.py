@@ -1,0 +1,80 @@
+"""Environments: ``make_env("mpe/simple_spread_v3", seeds=[0, 1], copies=8)``."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from marl import registry
+from marl.config import suggestion
+from marl.envs.base import EnvSpec, Step, VectorEnv
+from marl.types import UserError
+
+__all__ = ["EnvFamily", "EnvSpec", "Step", "VectorEnv", "list_environments", "make_env"]
+
+
+class EnvFamily(Protocol):
+    """A group of environments that share an id prefix and their options.
+
+    Attributes:
+        options: the frozen dataclass of ``--env.X`` settings; None: any keyword is handed to the foreign library.
+    """
+
+    options: type | None
+
+    def names(self) -> Sequence[str]:
+        """Ids without the prefix that are worth listing (a family may accept more)."""
+
+    def make(
+        self, name: str, *, seeds: Sequence[int], copies: int, agents: int | None, workers: int, options: Any
+    ) -> VectorEnv:
+        """Build it.
+
+        Args:
+            name: the id without the family's prefix.
+            seeds: one per population member.
+            copies: E, copies per member.
+            agents: N where the environment lets one choose it, None for its own default.
+            workers: processes that step the copies; 0: this process.
+            options: an instance of ``self.options``, or a plain mapping of keywords where that is None.
+
+        Raises:
+            UserError: for a name, number of agents or option that this environment does not have.
+        """
+
+
+def make_env(
+    id: str,
+    *,
+    seeds: Sequence[int] = (0,),
+    copies: int = 1,
+    agents: int | None = None,
+    workers: int = 0,
+    options: Mapping[str, Any] | None = None,
+) -> VectorEnv:
+    """The environment named ``family/name``; see ``EnvFamily.make`` for the arguments.
+
+    Raises:
+        UserError: for an unknown family, name or option, with the nearest valid one.
+    """
+    prefix, slash, name = id.partition("/")
+    if not slash:
+        raise UserError(f"environment {id!r} has no family{suggestion(id, list_environments())}")
+    family = registry.family(prefix)
+    chosen: Any = dict(options or {})
+    if family.options is not None:
+        known = {f.name for f in dataclasses.fields(family.options)}
+        for key in chosen:
+            if key not in known:
+                raise UserError(f"no option {key!r} of {id}{suggestion(key, known)}")
+        chosen = family.options(**chosen)
+    env: VectorEnv = family.make(
+        name, seeds=list(seeds), copies=copies, agents=agents, workers=workers, options=chosen
+    )
+    return env
+
+
+def list_environments() -> list[str]:
+    """Every listed id of every family."""
+    return [f"{prefix}/{name}" for prefix in registry.ENVIRONMENTS for name in registry.family(prefix).names()]

@@ -1,0 +1,127 @@
+"""The one contract that every environment meets: batched, tensors in and out, exact state save and restore."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from marl.types import State
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """What a learner may know of an environment before it starts.
+
+    Attributes:
+        id: the name it was made by, for example ``mpe/simple_spread_v3``.
+        agents: the names of the N learning agents.
+        obs_sizes: the true width of each agent's observation; the tensors are padded with zeros to the widest (D).
+        action_sizes: continuous: the true number of components of each agent; discrete: its number of actions.
+        discrete: all agents act by an index (int64) or all by a vector in [-1, 1] (float32).
+        max_steps: the time limit in steps, after which an episode is *truncated*; None: no limit.
+        independent: each agent lives in its own copy of the task and its episodes end on their own.
+        exact_state: ``load_state_dict`` restores the environment bit for bit; False: it restarts episodes.
+        rules: one line that names the game's rules where several games share a name; shown beside returns.
+    """
+
+    id: str
+    agents: tuple[str, ...]
+    obs_sizes: tuple[int, ...]
+    action_sizes: tuple[int, ...]
+    discrete: bool
+    max_steps: int | None = None
+    independent: bool = False
+    exact_state: bool = True
+    rules: str = ""
+
+    @property
+    def n_agents(self) -> int:
+        """N."""
+        return len(self.agents)
+
+    @property
+    def obs_size(self) -> int:
+        """D, the widest observation."""
+        return max(self.obs_sizes)
+
+    @property
+    def action_size(self) -> int:
+        """A, the widest action (or the largest number of discrete actions)."""
+        return max(self.action_sizes)
+
+
+class Step(NamedTuple):
+    """What one call of ``step`` answers.
+
+    Copies reset by themselves *within* the step that ends their episode ("same-step" reset): there ``obs`` is the first
+    observation of the next episode and ``next_obs`` the last one of the episode that ended. Elsewhere they are equal.
+    An agent that leaves before the episode's end observes zeros, earns 0 and keeps ``terminated`` until the end.
+
+    Attributes:
+        obs: ``[P, N, E, D]`` float32, what to act on next.
+        next_obs: ``[P, N, E, D]`` float32, the true successor of the previous observation: the one to bootstrap from.
+        reward: ``[P, N, E]`` float32.
+        terminated: ``[P, N, E]`` bool, the task itself ended for that agent; never true at a mere time limit.
+        done: ``[P, N, E]`` bool, the agent's episode ended at this step, for whichever reason.
+        lost: ``[P, N, E]`` bool, or None for none: this transition did not happen (its worker process died and the copy
+            was reset), so nothing may be learnt from it. ``done`` is set there as well, ``terminated`` is not.
+    """
+
+    obs: Tensor
+    next_obs: Tensor
+    reward: Tensor
+    terminated: Tensor
+    done: Tensor
+    lost: Tensor | None = None
+
+    @property
+    def truncated(self) -> Tensor:
+        """``[P, N, E]`` bool: the episode ended although the task did not."""
+        return self.done & ~self.terminated
+
+
+class VectorEnv(ABC):
+    """P members x E copies of one environment, stepped together.
+
+    Member p's copies draw from streams derived from member p's seed alone: see ``marl.streams``.
+    """
+
+    spec: EnvSpec
+    members: int
+    copies: int
+
+    @abstractmethod
+    def reset(self) -> Tensor:
+        """Start every copy afresh, going on with its random stream; the first observations ``[P, N, E, D]``."""
+
+    @abstractmethod
+    def step(self, action: Tensor) -> Step:
+        """Advance every copy once.
+
+        Args:
+            action: ``[P, N, E, A]`` float32 in [-1, 1] (components beyond an agent's own are ignored), or
+                ``[P, N, E]`` int64.
+        """
+
+    @abstractmethod
+    def state_dict(self) -> State:
+        """Everything that the next steps depend on, random generators included."""
+
+    @abstractmethod
+    def load_state_dict(self, state: State) -> None:
+        """Go on exactly where ``state_dict`` was taken."""
+
+    def events(self) -> list[str]:
+        """What happened since the last call that a log should say (a worker restarted, ...), one line each."""
+        return []
+
+    def render(self, member: int = 0, copy: int = 0) -> np.ndarray:
+        """The picture of one copy, uint8 ``[height, width, 3]``."""
+        raise NotImplementedError(f"{self.spec.id} cannot be drawn")
+
+    def close(self) -> None:
+        """Release windows, processes and files."""

@@ -1,0 +1,45 @@
+"""Names of algorithms and environment families, each imported only when asked for."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from marl.config import suggestion
+from marl.types import UserError
+
+ALGORITHMS: dict[str, str] = {
+    "ddpg": "marl.algos.ddpg:DDPG",
+    "td3": "marl.algos.td3:TD3",
+    "maddpg": "marl.algos.maddpg:MADDPG",
+}
+"""Name -> ``"module:Class"`` of a learner. Add your own before calling ``marl.train``."""
+
+ENVIRONMENTS: dict[str, str] = {
+    "mpe": "marl.envs.mpe:FAMILY",
+    "mujoco": "marl.envs.mujoco:FAMILY",
+    "gym": "marl.envs.gym:FAMILY",
+    "pettingzoo": "marl.envs.pettingzoo:FAMILY",
+    "probe": "marl.envs.probes:FAMILY",
+}
+"""Family (the part of an environment's id before the slash) -> ``"module:object"`` of an ``EnvFamily``."""
+
+
+def load(entry: str) -> Any:
+    """The object that ``"module:name"`` points to."""
+    module, _, name = entry.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def algorithm(name: str) -> Any:
+    """The learner class of that name; raises ``UserError`` with the nearest valid name."""
+    if name not in ALGORITHMS:
+        raise UserError(f"no algorithm {name!r}{suggestion(name, ALGORITHMS)}")
+    return load(ALGORITHMS[name])
+
+
+def family(name: str) -> Any:
+    """The environment family of that name; raises ``UserError`` with the nearest valid name."""
+    if name not in ENVIRONMENTS:
+        raise UserError(f"no environment family {name!r}{suggestion(name, ENVIRONMENTS)}")
+    return load(ENVIRONMENTS[name])

@@ -1,0 +1,55 @@
+"""All randomness of a run: one seed per population member, one named stream per purpose.
+
+A member's streams depend on its own seed and on nothing else, so that member p of a population draws the same numbers
+as the run of that member alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from marl.types import State
+
+
+def derive(seed: int, *path: str | int) -> int:
+    """A seed in [0, 2**63) for the purpose named by ``path``; equal arguments give equal seeds on every machine."""
+    text = "/".join(str(part) for part in (seed, *path))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+class Streams:
+    """One generator per member; a draw of shape ``s`` returns ``[P, *s]``.
+
+    Args:
+        seeds: one per member (P of them).
+        name: what the numbers are for, for example ``"explore"``; other names give independent streams.
+    """
+
+    def __init__(self, seeds: Sequence[int], name: str) -> None:
+        self.generators = [torch.Generator().manual_seed(derive(seed, name)) for seed in seeds]
+
+    def __len__(self) -> int:
+        return len(self.generators)
+
+    def uniform(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """``[P, *shape]`` from the uniform distribution on [0, 1)."""
+        return torch.stack([torch.rand(shape, generator=g, dtype=dtype) for g in self.generators])
+
+    def normal(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """``[P, *shape]`` from the standard normal distribution."""
+        return torch.stack([torch.randn(shape, generator=g, dtype=dtype) for g in self.generators])
+
+    def integers(self, high: int, *shape: int) -> Tensor:
+        """``[P, *shape]`` int64, uniform on 0 .. high - 1."""
+        return torch.stack([torch.randint(high, shape, generator=g) for g in self.generators])
+
+    def state_dict(self) -> State:
+        return {"generators": torch.stack([g.get_state() for g in self.generators])}
+
+    def load_state_dict(self, state: State) -> None:
+        for generator, saved in zip(self.generators, state["generators"], strict=True):
+            generator.set_state(saved)
