@@ -32,7 +32,7 @@ def option(default: Any, help: str, sweep: bool = False) -> Any:
 
 
 class Setting(NamedTuple):
-    """One leaf of a configuration: its dotted name, type, default, explanation, and whether members may differ in it."""
+    """One leaf of a configuration; ``sweep``: members of a population may differ in it."""
 
     name: str
     type: Any
@@ -53,7 +53,7 @@ def settings(config: type, prefix: str = "") -> Iterator[Setting]:
 
 
 def suggestion(word: str, choices: Iterable[str]) -> str:
-    """The nearest valid choice as the end of a sentence: ``"; did you mean 'kappa'?"``, or the choices if none is near."""
+    """The nearest valid choice as the end of a sentence; all of them if none is near."""
     valid = sorted(choices)
     near = difflib.get_close_matches(word, valid, n=1, cutoff=0.5)
     if near:

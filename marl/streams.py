@@ -52,4 +52,4 @@ class Streams:
 
     def load_state_dict(self, state: State) -> None:
         for generator, saved in zip(self.generators, state["generators"], strict=True):
-            generator.set_state(saved)
+            generator.set_state(saved.clone())  # torch crashes on a row of a larger tensor

@@ -1,0 +1,134 @@
+"""DDPG: one deterministic actor and one critic per agent, each on its own observation (Lillicrap et al. 2016).
+
+With N > 1 this is N independent learners; reciprocity lets them read each other's target critics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from marl.algos.common import Metrics, load_parts, require_continuous, save_parts
+from marl.config import option
+from marl.envs.base import EnvSpec
+from marl.modules.critics import Critic, OwnValues
+from marl.modules.optim import StackedAdam
+from marl.modules.reciprocity import ReciprocityConfig, make_reciprocity
+from marl.modules.stacked import StackedMLP
+from marl.ops.exploration import noisy
+from marl.ops.losses import sum_of_means
+from marl.ops.returns import td_target
+from marl.population import per_member
+from marl.streams import Streams
+from marl.types import Batch, State
+
+
+@dataclass(frozen=True)
+class DDPGConfig:
+    """Settings of DDPG; the defaults are the ones published for MuJoCo with policy reciprocity."""
+
+    gamma: float = option(0.99, "Discount of one step.", sweep=True)
+    tau: float = option(0.005, "Fraction by which the targets follow at each update.", sweep=True)
+    actor_lr: float = option(3e-4, "Adam's learning rate of the actors.", sweep=True)
+    critic_lr: float = option(3e-4, "Adam's learning rate of the critics.", sweep=True)
+    noise: float = option(0.1, "Standard deviation of the exploration noise; actions span [-1, 1].", sweep=True)
+    hidden: tuple[int, ...] = option((256, 256), "Widths of the hidden layers.")
+    max_grad_norm: float | None = option(None, "Clip each network's gradient to this Euclidean norm.")
+    batch_size: int = option(256, "Transitions per update.")
+    buffer_size: int = option(1_000_000, "Transitions that the replay holds, per member.")
+    warmup: int = option(10_000, "Environment steps with uniformly random actions before the first update.")
+    update_every: int = option(1, "Environment steps per update.")
+    reciprocity: ReciprocityConfig = option(ReciprocityConfig(), "Policy reciprocity.")
+
+
+class DDPG:
+    """The learner. Shapes: P members, N agents, B rows, D and A the widest observation and action.
+
+    Args:
+        spec: the environment's; its actions must be continuous.
+        configs: one per member; they may differ in the settings marked ``sweep``.
+        seeds: one per member.
+    """
+
+    Config = DDPGConfig
+
+    def __init__(self, spec: EnvSpec, configs: Sequence[DDPGConfig], seeds: Sequence[int]) -> None:
+        require_continuous("ddpg", spec)
+        self.config = config = configs[0]
+        self.gamma, self.tau, self.noise = (per_member(configs, name) for name in ("gamma", "tau", "noise"))
+        init = Streams(seeds, "init")
+        n = spec.n_agents
+        self.actor = StackedMLP(init, n, [spec.obs_size, *config.hidden, spec.action_size])
+        self.critic = Critic(init, n, spec.obs_size + spec.action_size, config.hidden)
+        self.target_actor, self.target_critic = self.actor.target_copy(), self.critic.target_copy()
+        self.actor_optimizer = StackedAdam(self.actor, per_member(configs, "actor_lr"), config.max_grad_norm)
+        self.critic_optimizer = StackedAdam(self.critic, per_member(configs, "critic_lr"), config.max_grad_norm)
+        self.explore = Streams(seeds, "explore")
+        self.action_mask = None if spec.action_mask.all() else spec.action_mask[:, None]
+        kappas = [c.reciprocity.kappa for c in configs]
+        self.reciprocity = make_reciprocity(config.reciprocity, kappas, seeds, n, spec.obs_mask)
+
+    def policy(self, actor: StackedMLP, obs: Tensor) -> Tensor:
+        """``[P, N, B, D]`` -> ``[P, N, B, A]`` in [-1, 1]; components that an agent does not have are 0."""
+        action = torch.tanh(actor(obs))
+        return action if self.action_mask is None else action * self.action_mask
+
+    @torch.no_grad()
+    def act(self, obs: Tensor, explore: bool) -> Tensor:
+        """``[P, N, E, D]`` -> actions ``[P, N, E, A]`` in [-1, 1]."""
+        action = self.policy(self.actor, obs)
+        return noisy(action, self.explore, self.noise) if explore else action
+
+    def update(self, batch: Batch) -> Metrics:
+        """One gradient step of every critic and actor, and of their targets."""
+        target = self.compute_target(batch)
+        q = self.critic(torch.cat([batch.obs, batch.action], dim=-1))
+        critic_loss = (q - target).square()
+        critic_norm = self.critic_optimizer.step(sum_of_means(critic_loss))
+
+        actor_loss = self.compute_loss_pi(batch)
+        actor_norm = self.actor_optimizer.step(sum_of_means(actor_loss))
+
+        self.target_critic.follow(self.critic, self.tau)
+        self.target_actor.follow(self.actor, self.tau)
+        return {
+            "loss/critic": critic_loss.detach().mean(-1),
+            "loss/actor": actor_loss.detach().mean(-1),
+            "value/q_mean": q.detach().mean(-1),
+            "value/target_mean": target.mean(-1),
+            **self.reciprocity.metrics(),
+            "grad/critic_norm": critic_norm,
+            "grad/actor_norm": actor_norm,
+        }
+
+    @torch.no_grad()
+    def compute_target(self, batch: Batch) -> Tensor:
+        """``r + gamma (1 - terminated) Z*(s', mu'(s'))``: ``[P, N, B]``."""
+        next_action = self.policy(self.target_actor, batch.next_obs)
+        value = self.reciprocity(OwnValues(self.target_critic, next_action), batch.next_obs)
+        return td_target(batch.reward, self.gamma, batch.terminated, value)
+
+    def compute_loss_pi(self, batch: Batch) -> Tensor:
+        """``-Q(s, mu(s))`` of each agent's own critic: ``[P, N, B]``."""
+        action = self.policy(self.actor, batch.obs)
+        return -self.critic(torch.cat([batch.obs, action], dim=-1))
+
+    def state_dict(self) -> State:
+        return save_parts(self, self.PARTS)
+
+    def load_state_dict(self, state: State) -> None:
+        load_parts(self, self.PARTS, state)
+
+    PARTS = (
+        "actor",
+        "critic",
+        "target_actor",
+        "target_critic",
+        "actor_optimizer",
+        "critic_optimizer",
+        "explore",
+        "reciprocity",
+    )

@@ -1,0 +1,354 @@
+"""Train, resume, evaluate and load runs from Python; the command line calls the same functions."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from marl import config as cfg
+from marl import population, registry
+from marl.algos.common import Learner
+from marl.checkpoint import Checkpoints
+from marl.doctor import versions
+from marl.envs import make_env
+from marl.envs.base import EnvSpec, VectorEnv
+from marl.evaluate import Evaluator, Film
+from marl.log import METRICS, Recorder
+from marl.loop import LoopConfig, Training
+from marl.loop import train as run_loop
+from marl.replay import Replay
+from marl.runfolder import lock, new_run, read_config, write_config
+from marl.streams import derive
+from marl.types import UserError
+
+RETURN_UNIT = METRICS["eval/return_mean"].member_unit
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that a run is made from; written to ``config.json``.
+
+    Attributes:
+        algorithm, environment: names.
+        config: the algorithm's settings, an instance of its ``Config``.
+        loop: the loop's settings.
+        env: the environment's options.
+        members: the population.
+    """
+
+    algorithm: str
+    environment: str
+    config: Any
+    loop: LoopConfig
+    env: Mapping[str, Any]
+    members: Sequence[population.Member]
+
+    def make_env(self, copies: int, workers: int = 0, purpose: str = "train") -> VectorEnv:
+        """The environment with random streams of its own for each purpose."""
+        seeds = [derive(seed, purpose) for seed in self.seeds]
+        return make_env(
+            self.environment, seeds=seeds, copies=copies, agents=self.loop.agents, workers=workers, options=self.env
+        )
+
+    def make_learner(self, spec: EnvSpec) -> Learner:
+        """The untrained population."""
+        configs = population.configs(self.config, self.members)
+        learner: Learner = registry.algorithm(self.algorithm)(spec, configs, self.seeds)
+        return learner
+
+    @property
+    def seeds(self) -> list[int]:
+        return [member.seed for member in self.members]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "format": 1,
+            "algorithm": self.algorithm,
+            "environment": self.environment,
+            "members": [member._asdict() for member in self.members],
+            "env": dict(self.env),
+            "config": cfg.to_json(self.config),
+            "loop": cfg.to_json(self.loop),
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Recipe:
+        """The inverse of ``to_json``; raises ``UserError`` for a file of another version."""
+        if values.get("format") != 1:
+            raise UserError(f"config.json: expected format 1, got {values.get('format')!r}")
+        config_type = registry.algorithm(values["algorithm"]).Config
+        return cls(
+            values["algorithm"],
+            values["environment"],
+            cfg.from_json(config_type, values["config"]),
+            cfg.from_json(LoopConfig, values["loop"]),
+            values["env"],
+            [population.Member(**member) for member in values["members"]],
+        )
+
+
+def make_recipe(
+    algorithm: str,
+    environment: str,
+    seeds: Sequence[int],
+    sweep: Mapping[str, Sequence[Any]],
+    env: Mapping[str, Any],
+    settings: Mapping[str, Any],
+) -> Recipe:
+    """A recipe from names and settings of the loop or the algorithm; raises ``UserError`` for what does not exist."""
+    config, loop = registry.algorithm(algorithm).Config(), LoopConfig()
+    loop_names = {field.name for field in dataclasses.fields(LoopConfig)}
+    for name, value in settings.items():
+        if name in loop_names:
+            loop = cfg.replace(loop, name, value)
+        else:
+            config = cfg.replace(config, name, value)
+    check_ranges(loop, config)
+    return Recipe(algorithm, environment, config, loop, env, population.members(config, seeds, sweep))
+
+
+def check_ranges(loop: LoopConfig, config: Any) -> None:
+    """Raise ``UserError`` for a count that makes no sense."""
+    least = {"steps": 1, "copies": 1, "agents": 1, "workers": 0, "eval_every": 0, "eval_episodes": 1}
+    least |= {"log_every": 1, "checkpoint_every": 0, "threads": 1, "batch_size": 1, "buffer_size": 1}
+    least |= {"warmup": 1, "update_every": 1, "policy_delay": 1}
+    for settings in (loop, config):
+        for field in dataclasses.fields(settings):
+            value = getattr(settings, field.name)
+            if field.name in least and value is not None and value < least[field.name]:
+                raise UserError(f"{field.name}: expected {least[field.name]} or more, got {value}")
+
+
+def train(
+    algorithm: str,
+    environment: str,
+    *,
+    seeds: Sequence[int] = (0,),
+    sweep: Mapping[str, Sequence[Any]] | None = None,
+    run: str | Path | None = None,
+    env: Mapping[str, Any] | None = None,
+    progress: bool = False,
+    command: str = "",
+    **settings: Any,
+) -> Path:
+    """Train a population from scratch.
+
+    Args:
+        algorithm: for example ``"maddpg"``.
+        environment: for example ``"mpe/simple_spread_v3"``.
+        seeds: one member for each.
+        sweep: setting -> values; every combination with every seed is a member.
+        run: the folder to make; None: ``runs/<algorithm>-<environment>-<time>``.
+        env: the environment's options.
+        progress: show a bar on stderr.
+        command: what to write into ``config.json`` as the command; by default that of this process.
+        settings: of the loop (``steps=100_000``) or the algorithm (``**{"reciprocity.kappa": 0.5}``).
+
+    Returns:
+        The run's folder.
+
+    Raises:
+        UserError: for anything that only the caller can mend.
+        Interrupted: after SIGINT or SIGTERM, once everything is saved.
+    """
+    recipe = make_recipe(algorithm, environment, seeds, sweep or {}, env or {}, settings)
+    with contextlib.ExitStack() as stack:
+        set_threads(recipe.loop)
+        training_env = stack.enter_context(contextlib.closing(recipe.make_env(recipe.loop.copies, recipe.loop.workers)))
+        learner = recipe.make_learner(training_env.spec)
+        folder = new_run(algorithm, environment, Path(run) if run else None)
+        stack.enter_context(lock(folder))
+        about = {"command": command or shlex.join(sys.argv), "versions": versions(), "threads": torch.get_num_threads()}
+        write_config(folder, {**recipe.to_json(), **about, "rules": training_env.spec.rules})
+        training, recorder = _assemble(recipe, folder, training_env, learner)
+        recorder.describe({**recipe.to_json(), **about})
+        stack.callback(recorder.close)
+        _run(recipe, training, Checkpoints(folder / "checkpoints"), progress)
+    return folder
+
+
+def resume(run: str | Path, *, steps: int | None = None, progress: bool = False) -> Path:
+    """Go on with a run from its last checkpoint, to the same bits as if it had never stopped.
+
+    Args:
+        run: its folder.
+        steps: a new end; None: the one it was started with.
+        progress: show a bar on stderr.
+
+    Raises:
+        UserError: no run there, in use by another process, no usable checkpoint.
+        Interrupted: as in ``train``.
+    """
+    folder = Path(run)
+    values = read_config(folder)
+    recipe = Recipe.from_json(values)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(lock(folder))
+        if steps is not None:
+            recipe = dataclasses.replace(recipe, loop=dataclasses.replace(recipe.loop, steps=steps))
+            write_config(folder, {**values, **recipe.to_json()})
+        torch.set_num_threads(values["threads"])
+        checkpoints = Checkpoints(folder / "checkpoints")
+        loaded = checkpoints.load()
+        env = stack.enter_context(contextlib.closing(recipe.make_env(recipe.loop.copies, recipe.loop.workers)))
+        training, recorder = _assemble(recipe, folder, env, recipe.make_learner(env.spec))
+        stack.callback(recorder.close)
+        training.load_state_dict(loaded.state)
+        training.replay.restore(loaded.chunks)
+        if not env.spec.exact_state:
+            print(f"note: {env.spec.id} cannot be saved; its episodes start anew", file=sys.stderr)
+            training.restart_episodes()
+        _run(recipe, training, checkpoints, progress)
+    return folder
+
+
+def _assemble(recipe: Recipe, folder: Path, env: VectorEnv, learner: Learner) -> tuple[Training, Recorder]:
+    replay = Replay(recipe.config.buffer_size, env.spec, env.members, env.copies, recipe.seeds)
+    recorder = Recorder(folder, [member.name for member in recipe.members], env.spec.agents)
+    return Training(recipe.loop, recipe.seeds, env, learner, replay, recorder), recorder
+
+
+def _run(recipe: Recipe, training: Training, checkpoints: Checkpoints, progress: bool) -> None:
+    with contextlib.ExitStack() as stack:
+        evaluator = None
+        if recipe.loop.eval_every:
+            evaluator = Evaluator(lambda: recipe.make_env(recipe.loop.eval_episodes, purpose="eval"))
+            stack.callback(evaluator.close)
+        show, say = stack.enter_context(_bar(training, progress))
+        run_loop(training, checkpoints, evaluator, show, say)
+
+
+@contextlib.contextmanager
+def _bar(training: Training, progress: bool) -> Iterator[tuple[Callable[..., None], Callable[[str], None]]]:
+    """How the loop shows its progress, and how it says what happened."""
+    bar = tqdm(
+        total=training.config.steps, initial=training.steps, unit="step", disable=not progress, dynamic_ncols=True
+    )
+    shown: dict[str, str] = {}
+
+    def show(training: Training, rates: Mapping[str, float], news: Mapping[str, Tensor]) -> None:
+        bar.update(training.steps - bar.n)
+        shown.update({f"{kind}/s": f"{rate:.0f}" for kind, rate in rates.items()})
+        shown.update({name.split("/")[0]: f"{news[name].mean():.2f}" for name in news if name.endswith("return_mean")})
+        if rates or news:
+            bar.set_postfix(shown, refresh=False)
+
+    with contextlib.closing(bar):
+        yield show, lambda line: tqdm.write(line, file=sys.stderr)
+
+
+def set_threads(loop: LoopConfig) -> None:
+    """Use the number of CPU threads asked for; sums of floats, and so a run's bits, depend on it."""
+    if loop.threads is not None:
+        torch.set_num_threads(loop.threads)
+
+
+def evaluate(run: str | Path, episodes: int = 100, video: str | Path | None = None, member: int = 0) -> dict[str, Any]:
+    """Play a run's newest policies without exploration; equal weights give equal numbers.
+
+    Args:
+        run: its folder.
+        episodes: for each member.
+        video: where to write an MP4 of the first episodes of one member; None: nowhere.
+        member: which one to film.
+
+    Returns:
+        ``{"run", "step", "episodes", "members": [{"name", "mean", "standard_error", "unit"}]}``.
+
+    Raises:
+        UserError: no run or no usable checkpoint there, or fewer than one episode.
+    """
+    if episodes < 1:
+        raise UserError(f"episodes: expected 1 or more, got {episodes}")
+    folder = Path(run)
+    recipe = Recipe.from_json(read_config(folder))
+    if not 0 <= member < len(recipe.members):
+        raise UserError(f"member: expected 0 to {len(recipe.members) - 1}, got {member}")
+    loaded = Checkpoints(folder / "checkpoints").load()
+    evaluator = Evaluator(lambda: recipe.make_env(episodes, purpose="eval"))
+    with contextlib.closing(evaluator):
+        learner = recipe.make_learner(evaluator.env.spec)
+        learner.load_state_dict(loaded.state["learner"])
+        film = Film(member, copies=min(episodes, 3)) if video is not None else None
+        metrics = evaluator(learner, film).metrics()
+        if film is not None and video is not None:
+            film.write(Path(video))
+    means = metrics["eval/return_mean"].mean(1).tolist()
+    errors = [None if np.isnan(error) else error for error in metrics["eval/return_stderr"].tolist()]
+    rows = [
+        {"name": m.name, "mean": mean, "standard_error": error, "unit": RETURN_UNIT}
+        for m, mean, error in zip(recipe.members, means, errors, strict=True)
+    ]
+    return {"run": str(folder), "step": loaded.step, "episodes": episodes, "members": rows}
+
+
+class Team:
+    """A trained team of one population member, ready to act.
+
+    Attributes:
+        spec: of the environment it was trained in.
+        name: the member's.
+    """
+
+    def __init__(self, spec: EnvSpec, name: str, learner: Learner, member: int, members: int) -> None:
+        self.spec, self.name = spec, name
+        self._learner, self._member, self._members = learner, member, members
+
+    def act(self, obs: Mapping[str, Any] | Sequence[Any]) -> Any:
+        """The team's actions, without exploration.
+
+        Args:
+            obs: one observation vector for each agent, in the order of ``spec.agents``; or by agent's name.
+
+        Returns:
+            One action for each agent, as a dictionary if ``obs`` was one: vectors in [-1, 1], or an index.
+
+        Raises:
+            UserError: an agent is missing, or an observation has another width than in training.
+        """
+        vectors = [obs[agent] for agent in self._known(obs)] if isinstance(obs, Mapping) else list(obs)
+        if len(vectors) != self.spec.n_agents:
+            raise UserError(f"obs: expected {self.spec.n_agents} observations, got {len(vectors)}")
+        padded = torch.zeros(self._members, self.spec.n_agents, 1, self.spec.obs_size)
+        for i, (vector, size) in enumerate(zip(vectors, self.spec.obs_sizes, strict=True)):
+            value = torch.as_tensor(vector, dtype=torch.float32).flatten()
+            if len(value) != size:
+                raise UserError(f"obs of {self.spec.agents[i]}: expected {size} numbers, got {len(value)}")
+            padded[:, i, 0, :size] = value
+        action = self._learner.act(padded, explore=False)[self._member, :, 0]
+        if self.spec.discrete:
+            actions: list[Any] = action.tolist()
+        else:
+            actions = [a[:size].numpy() for a, size in zip(action, self.spec.action_sizes, strict=True)]
+        return dict(zip(self.spec.agents, actions, strict=True)) if isinstance(obs, Mapping) else actions
+
+    def _known(self, obs: Mapping[str, Any]) -> Sequence[str]:
+        for agent in self.spec.agents:
+            if agent not in obs:
+                raise UserError(f"obs: agent {agent!r} is missing{cfg.suggestion(agent, obs)}")
+        return self.spec.agents
+
+
+def load(run: str | Path, member: int = 0) -> Team:
+    """The newest team of one member of a run; raises ``UserError`` where there is none."""
+    folder = Path(run)
+    recipe = Recipe.from_json(read_config(folder))
+    if not 0 <= member < len(recipe.members):
+        raise UserError(f"member: expected 0 to {len(recipe.members) - 1}, got {member}")
+    loaded = Checkpoints(folder / "checkpoints").load()
+    with contextlib.closing(recipe.make_env(copies=1)) as env:
+        spec = env.spec
+    learner = recipe.make_learner(spec)
+    learner.load_state_dict(loaded.state["learner"])
+    return Team(spec, recipe.members[member].name, learner, member, len(recipe.members))

@@ -1,0 +1,297 @@
+"""The command line: ``marl train | resume | evaluate | list | plot | doctor``.
+
+Exit codes: 0 done, 2 the user's input, 130 interrupted, 1 anything else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from marl import config as cfg
+from marl import registry
+from marl.types import UserError
+
+TRAIN_HELP = """\
+Train a population of teams from scratch.
+
+  marl train maddpg mpe/simple_spread_v3 --steps 200000 --seeds 0 1 2
+  marl train maddpg mpe/simple_spread_v3 --sweep reciprocity.kappa=0,.2,.5,.8
+  marl train td3 mujoco/Hopper-v5 --agents 3 --reciprocity.kappa 0.5
+  marl train maddpg mpe/simple_spread_v3 --env.local-ratio 0.5 --env.max-cycles 100
+  marl train ddpg gym/Pendulum-v1 --env.g 9.81
+
+`marl train ALGO ENV --help` lists every setting of that algorithm and environment; `marl list` lists both.
+Every combination of the sweeps' values with every seed is one member, and all members train at once.
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, with the nearest valid option, and exits with code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+    def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """Parse all of ``arguments``; underscores and dashes in option names are the same."""
+        namespace, unknown = self.parse_known_args([_dashed(a) for a in arguments])
+        if unknown:
+            options = [o for o in self._option_string_actions if o.startswith("--")]
+            known = cfg.suggestion(unknown[0].split("=")[0], options) if unknown[0].startswith("-") else ""
+            raise UserError(f"unknown argument {unknown[0]!r}{known}")
+        return namespace
+
+
+def _dashed(argument: str) -> str:
+    if not argument.startswith("--"):
+        return argument
+    name, equals, value = argument.partition("=")
+    return name.replace("_", "-") + equals + value
+
+
+def _parser(command: str, description: str, positional: Sequence[tuple[str, str]]) -> Parser:
+    parser = Parser(
+        prog=f"marl {command}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    for name, text in positional:
+        parser.add_argument(name.lower(), metavar=name, help=text)
+    return parser
+
+
+def _add_settings(parser: Parser, title: str, config: type, prefix: str = "") -> None:
+    """One option for each leaf of a configuration class, in a group of the help page."""
+    group = parser.add_argument_group(title)
+    for setting in cfg.settings(config):
+        name = prefix + setting.name
+        default = ",".join(map(str, setting.default)) if isinstance(setting.default, tuple) else setting.default
+        note = f"{setting.help} Default: {default}." + (" May be swept." if setting.sweep else "")
+        group.add_argument(
+            "--" + name.replace("_", "-"),
+            dest=name,
+            default=argparse.SUPPRESS,
+            metavar=cfg.describe(setting.type).upper(),
+            type=_reader(name, setting.type),
+            help=note.replace("%", "%%"),
+        )
+
+
+def _reader(name: str, kind: Any) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        return cfg.parse(f"--{name.replace('_', '-')}", kind, text)
+
+    return read
+
+
+def train(arguments: Sequence[str]) -> None:
+    names = [a for a in arguments[:2] if not a.startswith("-")]
+    positional = [("ALGO", "algorithm, for example maddpg"), ("ENV", "environment, for example mpe/simple_spread_v3")]
+    if len(names) < 2:
+        parser = _parser("train", TRAIN_HELP, positional)
+        parser.parse(arguments)
+        raise UserError("expected: marl train ALGO ENV [options]")
+    from marl.loop import LoopConfig  # torch comes with it: not for --help
+
+    algorithm = registry.algorithm(names[0])
+    family = registry.family(names[1].partition("/")[0])
+    parser = _parser("train", TRAIN_HELP, positional)
+    parser.add_argument("--run", type=Path, metavar="FOLDER", help="Folder to make. Default: runs/ALGO-ENV-TIME.")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="S", help="One member each. Default: 0.")
+    parser.add_argument("--sweep", action="append", default=[], metavar="FIELD=V,V,...", help="Values to compare.")
+    parser.add_argument("--json", action="store_true", help="Print the result as one JSON object.")
+    parser.add_argument("--quiet", action="store_true", help="No progress bar.")
+    _add_settings(parser, "the loop", LoopConfig)
+    _add_settings(parser, names[0], algorithm.Config)
+    free: dict[str, Any] = {}
+    rest = list(arguments)
+    if family.options is not None:
+        _add_settings(parser, names[1], family.options, "env.")
+    else:
+        free, rest = _free_options(arguments)
+    given = vars(parser.parse(rest))
+    env = {k.removeprefix("env."): given.pop(k) for k in list(given) if k.startswith("env.")} | free
+    sweep = dict(_sweep(algorithm.Config, text) for text in given.pop("sweep"))
+    folder, seeds, as_json, quiet = given.pop("run"), given.pop("seeds"), given.pop("json"), given.pop("quiet")
+    del given["algo"], given["env"]
+
+    from marl import api
+
+    folder = api.train(names[0], names[1], seeds=seeds, sweep=sweep, run=folder, env=env, progress=not quiet, **given)
+    _finish(folder, as_json)
+
+
+def _free_options(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """``--env.KEY VALUE`` for families that hand any keyword on, values read as JSON where they are; and the rest."""
+    free: dict[str, Any] = {}
+    rest: list[str] = []
+    pending = iter(arguments)
+    for argument in pending:
+        if not argument.startswith("--env."):
+            rest.append(argument)
+            continue
+        name, equals, value = argument.removeprefix("--env.").partition("=")
+        text = value if equals else next(pending, None)
+        if text is None:
+            raise UserError(f"{argument}: expected a value")
+        try:
+            free[name.replace("-", "_")] = json.loads(text)
+        except ValueError:
+            free[name.replace("-", "_")] = text
+    return free, rest
+
+
+def _sweep(config: type, text: str) -> tuple[str, list[Any]]:
+    name, equals, values = text.partition("=")
+    name = name.replace("-", "_")
+    kinds = {s.name: s.type for s in cfg.settings(config) if s.sweep}
+    if not equals or name not in kinds:
+        raise UserError(
+            f"--sweep {text}: expected FIELD=V,V,... of a field that may be swept{cfg.suggestion(name, kinds)}"
+        )
+    return name, [cfg.parse(f"--sweep {name}", kinds[name], value) for value in values.split(",") if value]
+
+
+def resume(arguments: Sequence[str]) -> None:
+    parser = _parser("resume", "Go on with a run from its last checkpoint, bit for bit.", [("RUN", "its folder")])
+    parser.add_argument("--steps", type=int, help="A new end, environment steps per member.")
+    parser.add_argument("--json", action="store_true", help="Print the result as one JSON object.")
+    parser.add_argument("--quiet", action="store_true", help="No progress bar.")
+    given = parser.parse(arguments)
+    from marl import api
+
+    _finish(api.resume(given.run, steps=given.steps, progress=not given.quiet), given.json)
+
+
+def _finish(folder: Path, as_json: bool) -> None:
+    """What ``train`` and ``resume`` end with: before and after, and where everything lies."""
+    from marl.summary import changes
+
+    rows = changes(folder)
+    if as_json:
+        print(json.dumps({"run": str(folder), "members": [row._asdict() for row in rows]}))
+        return
+    for row in rows:
+        print(row.text())
+    print(f"watch: tensorboard --logdir {folder / 'tensorboard'}")
+    print(f"run: {folder}")
+
+
+def evaluate(arguments: Sequence[str]) -> None:
+    parser = _parser("evaluate", "Play a run's newest policies without exploration.", [("RUN", "its folder")])
+    parser.add_argument("--episodes", type=int, default=100, metavar="N", help="Episodes per member. Default: 100.")
+    parser.add_argument("--video", nargs="?", type=Path, const=True, metavar="MP4", help="Film the first episodes.")
+    parser.add_argument("--member", type=int, default=0, help="Which member to film. Default: 0.")
+    parser.add_argument("--json", action="store_true", help="Print one JSON object.")
+    given = parser.parse(arguments)
+    video = Path(given.run) / "video.mp4" if given.video is True else given.video
+    from marl import api
+
+    result = api.evaluate(given.run, given.episodes, video, given.member)
+    if given.json:
+        print(json.dumps(result))
+        return
+    for row in result["members"]:
+        error = "" if row["standard_error"] is None else f" +- {row['standard_error']:.3f} (standard error)"
+        print(f"{row['name']}: {row['mean']:.3f}{error} {row['unit']}, {result['episodes']} episodes")
+    if video is not None:
+        print(f"video: {video}")
+
+
+def list_(arguments: Sequence[str]) -> None:
+    parser = _parser("list", "What there is to train, and where.", [])
+    parser.add_argument("--json", action="store_true", help="Print one JSON object.")
+    given = parser.parse(arguments)
+    from marl.envs import list_environments
+
+    found = {"algorithms": sorted(registry.ALGORITHMS), "environments": list_environments()}
+    if given.json:
+        print(json.dumps(found))
+        return
+    for kind, names in found.items():
+        print(f"{kind}:", *names, sep="\n  ")
+    print("also: gym/ANY-GYMNASIUM-ID, pettingzoo/ANY.PARALLEL.MODULE, mujoco/ANY-MUJOCO-ID")
+
+
+def plot(arguments: Sequence[str]) -> None:
+    parser = _parser("plot", "Learning curves of one or more runs: interquartile mean and bootstrap interval.", [])
+    parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="run folders")
+    parser.add_argument("--out", type=Path, metavar="PNG", help="Default: curves.png in the first run's folder.")
+    parser.add_argument("--metric", default="eval/return_mean", help="A metric of the log. Default: eval/return_mean.")
+    parser.add_argument("--json", action="store_true", help="Print the table as one JSON object.")
+    given = parser.parse(arguments)
+    from marl.plot import plot as draw
+
+    curves = draw(given.runs, given.out or given.runs[0] / "curves.png", given.metric)
+    if given.json:
+        print(json.dumps({"picture": str(curves.path), "groups": [row._asdict() for row in curves.table]}))
+        return
+    for row in curves.table:
+        print(row)
+    print(f"picture: {curves.path}")
+
+
+def doctor(arguments: Sequence[str]) -> None:
+    parser = _parser("doctor", "Versions, optional parts, what is missing and how to get it.", [])
+    parser.add_argument("--json", action="store_true", help="Print one JSON object.")
+    given = parser.parse(arguments)
+    from marl.doctor import print_report, report
+
+    if given.json:
+        print(json.dumps(report()))
+    else:
+        print_report(report())
+
+
+COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
+    "train": (train, "train a population from scratch"),
+    "resume": (resume, "go on with a run from its last checkpoint"),
+    "evaluate": (evaluate, "play a run's newest policies, film them"),
+    "list": (list_, "what there is to train, and where"),
+    "plot": (plot, "learning curves of runs"),
+    "doctor": (doctor, "versions, optional parts, what is missing"),
+}
+
+
+def keep_memory() -> None:
+    """Tell glibc to keep freed memory: large temporaries would else be mapped and unmapped at every update."""
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+    except OSError:  # another C library
+        return
+    m_trim_threshold, m_top_pad, m_mmap_threshold = -1, -2, -3
+    for parameter, size in ((m_mmap_threshold, 32 << 20), (m_trim_threshold, 1 << 30), (m_top_pad, 64 << 20)):
+        libc.mallopt(parameter, size)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; its exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING, stream=sys.stderr)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: marl COMMAND ...\n\n" + "\n".join(f"  {name:10} {text}" for name, (_, text) in COMMANDS.items()))
+        print("\n`marl COMMAND --help` explains each.")
+        return 0 if arguments else 2
+    try:
+        if arguments[0] not in COMMANDS:
+            raise UserError(f"no command {arguments[0]!r}{cfg.suggestion(arguments[0], COMMANDS)}")
+        keep_memory()
+        COMMANDS[arguments[0]][0](arguments[1:])
+    except UserError as error:
+        print(f"marl: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as stop:
+        print(f"marl: {stop or 'interrupted'}", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

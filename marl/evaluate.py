@@ -1,0 +1,116 @@
+"""Evaluation: the deterministic policy on environments of its own, the same episodes every time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from marl.algos.common import Learner
+from marl.envs.base import VectorEnv
+
+
+class Evaluation(NamedTuple):
+    """What E episodes of each member brought.
+
+    Attributes:
+        returns: ``[P, N, E]``, the undiscounted sum of an agent's rewards over its episode.
+        lengths: ``[P, N, E]``, steps.
+    """
+
+    returns: Tensor
+    lengths: Tensor
+
+    def metrics(self) -> dict[str, Tensor]:
+        """Named as in ``marl.log.METRICS``."""
+        team = self.returns.mean(1)  # [P, E], mean over agents
+        episodes = team.shape[-1]
+        error = team.std(-1, correction=1) / episodes**0.5 if episodes > 1 else torch.full_like(team[:, 0], torch.nan)
+        return {
+            "eval/return_mean": self.returns.mean(-1),
+            "eval/return_sum": self.returns.sum(1).mean(-1),
+            "eval/return_stderr": error,
+            "eval/episode_length": self.lengths.mean((1, 2)),
+        }
+
+
+class Evaluator:
+    """Plays one episode on each copy of an environment; every call plays the same ones.
+
+    Args:
+        make: builds the environment, with as many copies as there shall be episodes.
+    """
+
+    def __init__(self, make: Callable[[], VectorEnv]) -> None:
+        self.make = make
+        self.env = make()
+        self.first_obs = self.env.reset()
+        self.first_state = self.env.state_dict() if self.env.spec.exact_state else None
+        self.fresh = True
+
+    def __call__(self, learner: Learner, on_step: Callable[[VectorEnv, Tensor], None] | None = None) -> Evaluation:
+        """Play the episodes to their ends.
+
+        Args:
+            learner: acts without exploration.
+            on_step: called with the environment and the episodes still running (``[P, N, E]`` bool) before each step.
+        """
+        self._start_over()
+        obs = self.first_obs
+        running = torch.ones(obs.shape[:3], dtype=torch.bool)
+        returns, lengths = torch.zeros(obs.shape[:3], dtype=torch.float64), torch.zeros(obs.shape[:3])
+        while running.any():
+            if on_step is not None:
+                on_step(self.env, running)
+            step = self.env.step(learner.act(obs, explore=False))
+            returns += step.reward * running
+            lengths += running
+            running &= ~step.done
+            obs = step.obs
+        return Evaluation(returns, lengths)
+
+    def _start_over(self) -> None:
+        if self.fresh:
+            self.fresh = False
+        elif self.first_state is not None:
+            self.env.load_state_dict(self.first_state)
+        else:
+            self.env.close()
+            self.env = self.make()
+            self.env.reset()
+
+    def close(self) -> None:
+        self.env.close()
+
+
+class Film:
+    """Collects the pictures of one copy until its episode ends, and writes them as a video.
+
+    Args:
+        member: which population member to film.
+        copies: how many episodes, one after the other.
+    """
+
+    def __init__(self, member: int = 0, copies: int = 1) -> None:
+        self.member = member
+        self.frames: list[list[np.ndarray]] = [[] for _ in range(copies)]
+
+    def __call__(self, env: VectorEnv, running: Tensor) -> None:
+        """Take one picture of each filmed episode that still runs; pass this as ``on_step``."""
+        for copy, frames in enumerate(self.frames):
+            if running[self.member, :, copy].any():
+                frames.append(env.render(self.member, copy))
+
+    def write(self, path: Path, frames_per_second: int = 15) -> Path:
+        """Write an MP4 (H.264); its sides are cropped to even numbers of pixels, as the format wants."""
+        import imageio.v3 as iio
+
+        pictures = np.stack([frame for episode in self.frames for frame in episode])
+        height, width = (side // 2 * 2 for side in pictures.shape[1:3])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        iio.imwrite(path, pictures[:, :height, :width], fps=frames_per_second, codec="libx264", plugin="FFMPEG")
+        return path

@@ -1,0 +1,224 @@
+"""Adjacency spaces: for a batch of states s, the states s# near enough that a critic's value there is worth hearing.
+
+States are ``[P, G, B, D]``: P members, G = N agents' own states or 1 joint state, B rows of a batch. The paper
+(policy reciprocity, Definition 2) calls s# adjacent at level rho if at most rho coordinates differ, and leaves open how
+such states are found when coordinates are real numbers: the six constructions below are this project's.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from marl.config import suggestion
+from marl.streams import Streams
+from marl.types import State, UserError
+
+
+class AdjacencySpace(ABC):
+    """A rule that gives S#.
+
+    Attributes:
+        levels: the adjacency level rho of each state that a call yields, in order.
+        views: critic j is asked from j's own point of view of the moment, not at agent i's state.
+    """
+
+    levels: tuple[int, ...]
+    views = False
+
+    @abstractmethod
+    def __call__(self, states: Tensor) -> Iterator[Tensor]:
+        """States ``[P, G, B, D]`` -> as many adjacent states of the same shape as there are levels."""
+
+    def state_dict(self) -> State:
+        return {}
+
+    def load_state_dict(self, state: State) -> None:
+        return
+
+
+def level_weights(levels: Sequence[int]) -> list[float]:
+    """softmax(d - rho) over the adjacent states (equation 4); d, the number of coordinates, cancels."""
+    weights = [math.exp(min(levels) - rho) for rho in levels]
+    return [weight / sum(weights) for weight in weights]
+
+
+class Exact(AdjacencySpace):
+    """S# = {s}."""
+
+    levels = (0,)
+
+    def __call__(self, states: Tensor) -> Iterator[Tensor]:
+        yield states
+
+
+class Peer(Exact):
+    """The same moment as agent j sees it: its own observation, or the joint one permuted into its perspective."""
+
+    views = True
+
+
+class Nearest(AdjacencySpace):
+    """The ``count`` nearest other rows of the batch, all of one level; padding must be zero.
+
+    Args:
+        metric: ``"euclidean"`` distance, or ``"cosine"`` (1 - the cosine of the angle).
+    """
+
+    def __init__(self, count: int, metric: str) -> None:
+        if metric not in ("euclidean", "cosine"):
+            raise UserError(
+                f"reciprocity.metric: {metric!r} is not a choice{suggestion(metric, ('euclidean', 'cosine'))}"
+            )
+        self.levels = (1,) * count
+        self.metric = metric
+
+    def __call__(self, states: Tensor) -> Iterator[Tensor]:
+        count = len(self.levels)
+        _need_rows(states, count + 1)
+        if self.metric == "euclidean":
+            distance = torch.cdist(states, states)
+        else:
+            unit = torch.nn.functional.normalize(states, dim=-1)
+            distance = 1 - unit @ unit.transpose(-1, -2)
+        distance.diagonal(dim1=-2, dim2=-1).fill_(torch.inf)
+        rows = distance.topk(count, largest=False).indices
+        for k in range(count):
+            yield states.gather(2, rows[..., k : k + 1].expand_as(states))
+
+
+class Perturbed(AdjacencySpace):
+    """States with rho coordinates changed, rho of them drawn anew for each state.
+
+    Args:
+        streams: P random streams.
+        rho: the adjacency levels; D or more means all coordinates.
+        count: adjacent states for each level.
+        mask: ``[G, D]`` bool, True where a coordinate is real: padding is never changed. None: all are real.
+    """
+
+    def __init__(self, streams: Streams, rho: Sequence[int], count: int, mask: Tensor | None = None) -> None:
+        self.streams = streams
+        self.levels = tuple(level for level in rho for _ in range(count))
+        self.padded = mask is not None and not bool(mask.all())
+        if mask is not None and self.padded:
+            self.mask = mask.cpu()
+            self.sizes = self.mask.sum(-1).view(-1, 1, 1)
+            self.smallest = int(self.sizes.min())
+            self.real = self.mask.int().argsort(dim=-1, descending=True, stable=True)  # real coordinates first
+
+    @abstractmethod
+    def values(self, states: Tensor, index: Tensor) -> Tensor:
+        """What the coordinates ``index`` ``[P, G, B, rho]`` change to, in the same shape."""
+
+    def __call__(self, states: Tensor) -> Iterator[Tensor]:
+        for rho in self.levels:
+            index = self._coordinates(states, min(rho, states.shape[-1]))
+            near = states.scatter(-1, index, self.values(states, index))
+            if self.padded and rho > self.smallest:  # an agent with fewer than rho coordinates drew padding too
+                near = torch.where(self.mask.to(states.device).unsqueeze(-2), near, states)
+            yield near
+
+    def _coordinates(self, states: Tensor, rho: int) -> Tensor:
+        """``[P, G, B, rho]``: different coordinates of each state, the real ones before any padding."""
+        members, groups, rows, width = states.shape
+        if rho == 1:  # the default, on the path of every training step: one number a state, not D
+            sizes = self.sizes if self.padded else width
+            index = (self.streams.uniform(groups, rows, 1) * sizes).long()
+            if self.padded:
+                index = self.real.unsqueeze(-2).expand(members, groups, rows, width).gather(-1, index)
+        else:
+            keys = self.streams.uniform(groups, rows, width)
+            if self.padded:
+                keys = keys.masked_fill(~self.mask.unsqueeze(-2), -1.0)
+            index = keys.topk(rho).indices
+        return index.to(states.device)
+
+    def state_dict(self) -> State:
+        return {"streams": self.streams.state_dict()}
+
+    def load_state_dict(self, state: State) -> None:
+        self.streams.load_state_dict(state["streams"])
+
+
+class Resample(Perturbed):
+    """The coordinates take the values that they have in another row of the batch, one random row for each state."""
+
+    def values(self, states: Tensor, index: Tensor) -> Tensor:
+        _, groups, rows, width = states.shape
+        _need_rows(states, 2)
+        ahead = self.streams.integers(rows - 1, groups, rows, 1).to(states.device)
+        other = (ahead + torch.arange(1, rows + 1, device=states.device).unsqueeze(-1)) % rows
+        return states.flatten(2).gather(-1, (other * width + index).flatten(2)).view_as(index)
+
+
+class Mask(Perturbed):
+    """The coordinates become zero, as if the observation matrix lacked their rows (Remark 1)."""
+
+    def values(self, states: Tensor, index: Tensor) -> Tensor:
+        return torch.zeros_like(index, dtype=states.dtype)
+
+
+class Gaussian(Perturbed):
+    """Noise of standard deviation ``sigma`` times the coordinate's own, over all states seen so far, is added."""
+
+    def __init__(
+        self, streams: Streams, rho: Sequence[int], count: int, sigma: float, mask: Tensor | None = None
+    ) -> None:
+        super().__init__(streams, rho, count, mask)
+        self.sigma = sigma
+        self.moments = Moments()
+
+    def __call__(self, states: Tensor) -> Iterator[Tensor]:
+        self.moments.update(states)
+        return super().__call__(states)
+
+    def values(self, states: Tensor, index: Tensor) -> Tensor:
+        noise = self.streams.normal(*index.shape[1:], dtype=states.dtype).to(states.device)
+        scale = (self.sigma * self.moments.std()).to(states).unsqueeze(-2).expand_as(states).gather(-1, index)
+        return states.gather(-1, index) + scale * noise
+
+    def state_dict(self) -> State:
+        return {**super().state_dict(), "moments": self.moments.state_dict()}
+
+    def load_state_dict(self, state: State) -> None:
+        super().load_state_dict(state)
+        self.moments.load_state_dict(state["moments"])
+
+
+class Moments:
+    """Mean and variance of each coordinate over every row seen, merged batch by batch (Chan, Golub, LeVeque 1979)."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.mean = torch.zeros((), dtype=torch.float64)
+        self.squares = torch.zeros((), dtype=torch.float64)
+
+    def update(self, states: Tensor) -> None:
+        """Take ``[P, G, B, D]`` into account."""
+        rows = states.shape[-2]
+        variance, mean = torch.var_mean(states, dim=-2, correction=0)
+        total = self.count + rows
+        shift = mean.double() - self.mean.to(mean.device)
+        self.squares = self.squares.to(mean.device) + variance * rows + shift.square() * (self.count * rows / total)
+        self.mean = mean.double() - shift * (self.count / total)
+        self.count = total
+
+    def std(self) -> Tensor:
+        """``[P, G, D]`` float64, of the population (divided by the count)."""
+        return (self.squares / self.count).sqrt()
+
+    def state_dict(self) -> State:
+        return {"count": self.count, "mean": self.mean, "squares": self.squares}
+
+    def load_state_dict(self, state: State) -> None:
+        self.count, self.mean, self.squares = state["count"], state["mean"], state["squares"]
+
+
+def _need_rows(states: Tensor, needed: int) -> None:
+    if states.shape[-2] < needed:
+        raise UserError(f"reciprocity: this adjacency needs a batch of {needed} states or more, got {states.shape[-2]}")

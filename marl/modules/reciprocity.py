@@ -1,0 +1,212 @@
+"""Deep policy reciprocity: an agent's bootstrap value, blended with its neighbours' critics at adjacent states.
+
+    Z*_i(s) = (1 - kappa) Z_i(s) + kappa * sum_j W_ij * mean_{s# in S#(s)} Z_j(s#)
+
+This is equation (12) of the policy reciprocity paper with a normalised sum: as printed it is no contraction. Three
+parts, each replaceable: the adjacency space (which s#), the graph (which j), the blend (how much).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from marl.config import option, suggestion
+from marl.modules.adjacency import AdjacencySpace, Exact, Gaussian, Mask, Nearest, Peer, Resample, level_weights
+from marl.modules.graph import Changing, Fixed, Graph, make_graph
+from marl.streams import Streams
+from marl.types import State, UserError
+
+
+@dataclass(frozen=True)
+class ReciprocityConfig:
+    """How values are shared among agents. The paper uses kappa .3 on Ant, .5 elsewhere."""
+
+    kappa: float = option(0.0, "Weight of the neighbours' values in the bootstrap target, 0 (off) to 1.", sweep=True)
+    graph: Literal["complete", "ring", "nearest", "random", "self"] = option(
+        "complete", "Who listens to whom; self: only to its own critic (one agent alone always does)."
+    )
+    neighbours: int = option(2, "How many others each agent listens to in the graphs nearest and random.")
+    adjacency: Literal["resample", "mask", "gaussian", "knn", "peer", "exact"] = option(
+        "resample", "How adjacent states are made from a batch of states."
+    )
+    rho: tuple[int, ...] = option(
+        (1,), "Adjacency levels of resample, mask and gaussian: how many coordinates change (the state's size: all)."
+    )
+    count: int = option(1, "Adjacent states for each level; for knn, how many nearest rows.")
+    sigma: float = option(0.02, "Noise of gaussian, in units of each coordinate's running standard deviation.")
+    metric: Literal["euclidean", "cosine"] = option("euclidean", "Distance between states for knn.")
+
+
+class Values(Protocol):
+    """What a learner hands over: its target critics at given states, the actions being those at the true states.
+
+    States are ``[P, G, B, D]``: G = N for critics of agents' own states, 1 for critics of a joint state. ``*`` stands
+    for any trailing dimensions, twins or actions.
+    """
+
+    def own(self, states: Tensor) -> Tensor:
+        """``[P, N, B, *]``: critic i at agent i's state."""
+        ...
+
+    def peers(self, states: Tensor) -> Tensor:
+        """``[P, N_i, N_j, B, *]``: critic j at agent i's state; N_i may be 1 where it is the same for all i."""
+        ...
+
+    def views(self, states: Tensor) -> Tensor:
+        """``[P, N_i, N_j, B, *]``: critic j at its own view of the same moment; N_i may be 1."""
+        ...
+
+
+def mix(weights: Tensor, peers: Tensor) -> Tensor:
+    """sum_j W_ij Z_ij: ``[P or 1, N, N]`` and ``[P, N or 1, N, *]`` -> ``[P, N, *]``."""
+    return torch.einsum("pij,pij...->pi...", weights.to(peers), peers)
+
+
+def blend(own: Tensor, others: Tensor, kappa: Tensor, weights: Tensor) -> Tensor:
+    """(1 - kappa) own + kappa others; where kappa is 0 or a row of ``weights`` has no neighbours, own bit for bit.
+
+    Args:
+        own, others: ``[P, N, *]``.
+        kappa: ``[P or 1, N or 1]``.
+        weights: ``[P or 1, N, N]``.
+    """
+    active = (kappa > 0) & (weights != 0).any(-1).to(kappa.device)
+    shape = (-1, *[1] * (own.dim() - 2))
+    share = kappa.to(own).view(*kappa.shape[:1], *shape)
+    return torch.where(active.to(own.device).view(*active.shape[:1], *shape), torch.lerp(own, others, share), own)
+
+
+class Reciprocity:
+    """The object a learner calls where it computes a bootstrap value.
+
+    Args:
+        kappas: one for each member, in [0, 1].
+        space: the adjacency space.
+        graph: a ``Graph``; or weights ``[N, N]`` (``[P, N, N]`` where members differ); or a function that returns such
+            weights anew at each call. Rows must sum to one, or be all zero: no neighbours.
+
+    Raises ``UserError`` for a kappa outside [0, 1] and for weights that are not row-stochastic.
+    """
+
+    def __init__(
+        self, kappas: Sequence[float], space: AdjacencySpace, graph: Graph | Tensor | Callable[[], Tensor]
+    ) -> None:
+        for kappa in kappas:
+            if not 0 <= kappa <= 1:
+                raise UserError(f"reciprocity.kappa: expected a number from 0 to 1, got {kappa}")
+        self.kappa = torch.tensor(list(kappas), dtype=torch.float64).unsqueeze(-1)
+        self.off = not any(kappas)
+        self.space = space
+        self.shares = level_weights(space.levels)
+        self.set_graph(graph)
+        self._last: tuple[Tensor, Tensor] | None = None
+
+    def set_graph(self, graph: Graph | Tensor | Callable[[], Tensor]) -> None:
+        """Who listens to whom from now on. Weights given as a tensor are part of ``state_dict``."""
+        if isinstance(graph, Tensor):
+            graph = Fixed(graph)
+        self.graph: Graph = graph if isinstance(graph, Graph) else Changing(graph)
+
+    @torch.no_grad()
+    def __call__(self, values: Values, states: Tensor) -> Tensor:
+        """Z* at states ``[P, G, B, D]`` -> ``[P, N, B, *]``, without gradient.
+
+        With kappa = 0 for all members this is ``values.own(states)`` and no random number is drawn. Raises
+        ``UserError`` if the batch is too small for the adjacency space or the graph has another number of agents.
+        """
+        own = values.own(states)
+        self._last = None
+        if self.off:
+            return own
+        weights = self.graph()
+        if weights.shape[-1] != own.shape[1]:
+            raise UserError(
+                f"graph: weights for {weights.shape[-1]} agents arrived, but there are {own.shape[1]} critics"
+            )
+        if self.graph.identity:
+            others = self._average(values.own, states)
+        else:
+            others = mix(weights, self._average(values.views if self.space.views else values.peers, states))
+        value = blend(own, others, self.kappa, weights)
+        self._last = own, value
+        return value
+
+    def _average(self, ask: Callable[[Tensor], Tensor], states: Tensor) -> Tensor:
+        """The weighted mean of what the critics answer over S#."""
+        near = self.space(states)
+        total = ask(next(near)) * self.shares[0]
+        for share, state in zip(self.shares[1:], near, strict=True):
+            total = total.add(ask(state), alpha=share)
+        return total
+
+    @property
+    def gap(self) -> Tensor | None:
+        """``[P, N]``: mean |Z* - Z| of the last call over batch and trailing dimensions, computed when asked for.
+
+        None if the last call left all values as they were. Wrong if its result was changed in place since.
+        """
+        if self._last is None:
+            return None
+        own, value = self._last
+        return (value - own).abs().flatten(2).mean(-1)
+
+    def metrics(self) -> dict[str, Tensor]:
+        """The gap by its name in the log; empty if there is none."""
+        gap = self.gap
+        return {} if gap is None else {"value/target_gap": gap}
+
+    def state_dict(self) -> State:
+        return {"space": self.space.state_dict(), "graph": self.graph.state_dict()}
+
+    def load_state_dict(self, state: State) -> None:
+        self.space.load_state_dict(state["space"])
+        self.graph.load_state_dict(state["graph"])
+
+
+def make_space(config: ReciprocityConfig, streams: Streams, mask: Tensor | None = None) -> AdjacencySpace:
+    """The adjacency space that ``config`` names; raises ``UserError`` for settings out of range."""
+    if not config.rho or min(config.rho) < 1:
+        raise UserError(
+            f"reciprocity.rho: expected levels of 1 or more, got {','.join(map(str, config.rho)) or 'none'}"
+        )
+    if config.count < 1:
+        raise UserError(f"reciprocity.count: expected 1 or more, got {config.count}")
+    if config.sigma < 0:
+        raise UserError(f"reciprocity.sigma: expected 0 or more, got {config.sigma}")
+    makers: dict[str, Callable[[], AdjacencySpace]] = {
+        "resample": lambda: Resample(streams, config.rho, config.count, mask),
+        "mask": lambda: Mask(streams, config.rho, config.count, mask),
+        "gaussian": lambda: Gaussian(streams, config.rho, config.count, config.sigma, mask),
+        "knn": lambda: Nearest(config.count, config.metric),
+        "peer": Peer,
+        "exact": Exact,
+    }
+    if config.adjacency not in makers:
+        raise UserError(
+            f"reciprocity.adjacency: {config.adjacency!r} is not a choice{suggestion(config.adjacency, makers)}"
+        )
+    return makers[config.adjacency]()
+
+
+def make_reciprocity(
+    config: ReciprocityConfig,
+    kappas: Sequence[float],
+    seeds: Sequence[int],
+    n_agents: int,
+    mask: Tensor | None = None,
+) -> Reciprocity:
+    """Reciprocity among ``n_agents`` for ``len(seeds)`` members.
+
+    Args:
+        kappas: one for each member; takes the place of ``config.kappa``.
+        seeds: one for each member.
+        mask: ``[G, D]`` bool, True where a coordinate of the state is real; None: all are.
+    """
+    space = make_space(config, Streams(seeds, "reciprocity/adjacency"), mask)
+    graph = make_graph(config.graph, n_agents, config.neighbours, Streams(seeds, "reciprocity/graph"))
+    return Reciprocity(kappas, space, graph)

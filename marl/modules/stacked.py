@@ -1,0 +1,103 @@
+"""P x N networks as one module: every layer is a single batched matrix product.
+
+All parameters of a stacked module live in one tensor ``[P, N, K]`` (K numbers a network), of which the layers' weights
+are views: an optimiser step, a target update or a per-network norm is then one operation.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from collections.abc import Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from marl.streams import Streams
+
+ModuleT = TypeVar("ModuleT", bound="StackedMLP")
+
+
+class StackedLinear(nn.Module):
+    """``y = x W + b`` for P x N layers at once, initialised as ``torch.nn.Linear`` is (uniform on +-1/sqrt(in)).
+
+    Args:
+        init: the members' random streams.
+        networks: N, networks per member.
+        n_in: input width.
+        n_out: output width.
+    """
+
+    def __init__(self, init: Streams, networks: int, n_in: int, n_out: int) -> None:
+        super().__init__()
+        bound = 1 / math.sqrt(n_in)
+        self.weight = nn.Parameter((2 * init.uniform(networks, n_in, n_out) - 1) * bound)
+        self.bias = nn.Parameter((2 * init.uniform(networks, 1, n_out) - 1) * bound)
+
+    def forward(self, x: Tensor, pick: slice = slice(None)) -> Tensor:
+        """``[P * N, B, in]`` -> ``[P * N, B, out]``; ``pick`` takes part of a member's networks."""
+        return torch.baddbmm(self.bias[:, pick].flatten(0, 1), x, self.weight[:, pick].flatten(0, 1))
+
+
+class StackedMLP(nn.Module):
+    """P x N multi-layer perceptrons with ReLU between layers and a linear end.
+
+    With ``networks = 1`` the agents of the input share the network: they are folded into the rows.
+
+    Args:
+        init: the members' random streams.
+        networks: N, or 1 to share.
+        sizes: widths from the input to the output.
+    """
+
+    def __init__(self, init: Streams, networks: int, sizes: Sequence[int]) -> None:
+        super().__init__()
+        self.networks = networks
+        self.layers = nn.ModuleList(
+            StackedLinear(init, networks, n_in, n_out) for n_in, n_out in itertools.pairwise(sizes)
+        )
+        self.flat = Flat(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[P, N, B, in]`` -> ``[P, N, B, out]``."""
+        return self.run(x, slice(None))
+
+    def run(self, x: Tensor, pick: slice) -> Tensor:
+        """The same with a part of each member's networks: N is then how many those are."""
+        members, agents, rows, _ = x.shape
+        networks = len(range(self.networks)[pick])
+        x = x.reshape(members * networks, -1, x.shape[-1])
+        for layer in self.layers[:-1]:
+            x = torch.relu_(layer(x, pick))  # in place: a view here would make autograd copy
+        return self.layers[-1](x, pick).view(members, agents, rows, -1)
+
+    def target_copy(self: ModuleT) -> ModuleT:
+        """A copy with parameters of its own that takes no gradient."""
+        twin = copy.deepcopy(self)
+        twin.requires_grad_(False)
+        twin.flat = Flat(twin)
+        return twin
+
+    @torch.no_grad()
+    def follow(self, online: StackedMLP, tau: Tensor) -> None:
+        """Move every parameter the fraction ``tau`` (``[P, 1, 1]``) towards ``online``'s (Polyak averaging)."""
+        self.flat.data.lerp_(online.flat.data, tau)
+
+
+class Flat:
+    """A stacked module's parameters as one tensor ``[P, N, K]`` that its layers view, and one for the gradients."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.parameters = list(module.parameters())
+        self.data = torch.cat([p.detach().flatten(2) for p in self.parameters], dim=-1)
+        self.grad = torch.zeros_like(self.data)
+        start = 0
+        for p in self.parameters:
+            stop = start + math.prod(p.shape[2:])
+            p.data = self.data[:, :, start:stop].view(p.shape)
+            start = stop
+
+    def __deepcopy__(self, memo: dict[int, object]) -> None:
+        """A copied module makes its own: views cannot be copied one by one."""

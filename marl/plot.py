@@ -1,0 +1,191 @@
+"""Learning curves of one or several runs as a picture and as a table."""
+
+from __future__ import annotations
+
+import csv
+import textwrap
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from marl.config import suggestion
+from marl.log import COLUMNS, CSV, METRICS, member_settings
+from marl.runfolder import explain_disk_errors, read_config
+from marl.stats import Array, bootstrap, common_grid, iqm
+from marl.types import UserError
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+"""Okabe and Ito's palette, which people with any colour vision can tell apart."""
+
+
+class Row(NamedTuple):
+    """Where one group of seeds ended.
+
+    Attributes:
+        group: what sets it apart from the other groups.
+        n: seeds.
+        step: environment steps per member at which the values are taken.
+        estimate: IQM over the seeds (their mean where n < 4).
+        low, high: 95 % bootstrap interval; nan for a single seed.
+        unit: of the last three.
+    """
+
+    group: str
+    n: int
+    step: int
+    estimate: float
+    low: float
+    high: float
+    unit: str
+
+
+class Curves(NamedTuple):
+    """What ``plot`` made: the picture's path and one row for each group."""
+
+    path: Path
+    table: list[Row]
+
+
+class _Seed(NamedTuple):
+    settings: dict[str, Any]
+    steps: Array
+    values: Array
+
+
+def plot(runs: Sequence[Path], out: Path, metric: str = "eval/return_mean") -> Curves:
+    """Draw ``metric`` over training, one curve for each group of members that differ in nothing but their seed.
+
+    The line is the interquartile mean over the group's seeds, the band its 95 % percentile bootstrap interval, position
+    by position; a single seed has no band. Curves are compared on the steps that every seed of a group reached.
+
+    Args:
+        runs: run folders.
+        out: the PNG.
+        metric: a name in ``marl.log.METRICS``; the member's value is drawn.
+
+    Raises:
+        UserError: an unknown metric, a folder without a run, a run that has not recorded the metric yet, or an ``out``
+            that cannot be written.
+    """
+    if metric not in METRICS:
+        raise UserError(f"no metric {metric!r}{suggestion(metric, METRICS)}")
+    seeds = [seed for run in dict.fromkeys(runs) for seed in _seeds(run, metric)]
+    groups = _groups(seeds)
+    summaries = {label: _summarise(members) for label, members in groups.items()}
+    unit = METRICS[metric].member_unit
+    table = [
+        Row(label, len(groups[label]), int(s.steps[-1]), float(s.middle[-1]), float(s.low[-1]), float(s.high[-1]), unit)
+        for label, s in summaries.items()
+    ]
+    figure = _draw(summaries, {label: len(members) for label, members in groups.items()}, metric, seeds, runs)
+    with explain_disk_errors(out.absolute().parent, f"{out.name} was not written"):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(out, format="png")
+    return Curves(out, table)
+
+
+def _seeds(run: Path, metric: str) -> Iterator[_Seed]:
+    config = read_config(run)
+    curves: dict[str, dict[int, float]] = {}
+    for row in read_metrics(run):
+        if row["metric"] == metric and not row["agent"]:
+            curves.setdefault(row["member"], {})[int(row["step"])] = float(row["value"])
+    if not curves:
+        raise UserError(f"{run} has not recorded {metric} yet")
+    for member, curve in curves.items():
+        steps = np.array(sorted(curve), dtype=np.float64)
+        yield _Seed(member_settings(config, member), steps, np.array([curve[int(step)] for step in steps]))
+
+
+def read_metrics(run: Path) -> Iterator[dict[str, str]]:
+    """The rows of ``metrics.csv`` by column; a last line that is still being written is left out."""
+    try:
+        with (run / CSV).open(newline="") as file:
+            lines = csv.reader(line for line in file if line.endswith("\n"))
+            for row in lines:
+                if len(row) == len(COLUMNS) and tuple(row) != COLUMNS:
+                    yield dict(zip(COLUMNS, row, strict=True))
+    except FileNotFoundError:
+        raise UserError(f"{run} has no {CSV}: nothing was recorded yet") from None
+
+
+def _groups(seeds: list[_Seed]) -> dict[str, list[_Seed]]:
+    """Label -> the seeds whose settings agree; the label says only what differs between groups."""
+    settings = [{key: str(value) for key, value in seed.settings.items() if key != "seed"} for seed in seeds]
+
+    def differs(name: str) -> bool:
+        """A setting that one algorithm has and another has not says nothing that their names do not say."""
+        holders = {(each.get("algorithm"), name in each) for each in settings}
+        some_lack_it = len(holders) > len({algorithm for algorithm, _ in holders})
+        return some_lack_it or len({each[name] for each in settings if name in each}) > 1
+
+    differing = [name for name in dict.fromkeys(name for each in settings for name in each) if differs(name)]
+    groups: dict[str, list[_Seed]] = {}
+    for seed, each in zip(seeds, settings, strict=True):
+        parts = [each.get("algorithm", "run").upper()]
+        for name in differing:
+            if name == "environment":
+                parts.append(each.get(name, ""))
+            elif name != "algorithm" and name in each:
+                parts.append(f"{name} = {each[name]}")
+        groups.setdefault(", ".join(parts), []).append(seed)
+    return groups
+
+
+class _Summary(NamedTuple):
+    steps: Array
+    middle: Array
+    low: Array
+    high: Array
+
+
+def _summarise(members: list[_Seed]) -> _Summary:
+    steps, values = common_grid([(seed.steps, seed.values) for seed in members])
+    if not len(steps):
+        raise UserError("the runs of one group have no step in common; plot them after they have run further")
+    if len(members) == 1:
+        unknown = np.full(len(steps), np.nan)
+        return _Summary(steps, values[0], unknown, unknown)
+    return _Summary(steps, iqm(values), *bootstrap(values))
+
+
+def _draw(
+    summaries: dict[str, _Summary], counts: dict[str, int], metric: str, seeds: list[_Seed], runs: Sequence[Path]
+) -> Any:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter
+
+    figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for i, (label, summary) in enumerate(summaries.items()):
+        colour, dashes = COLOURS[i % len(COLOURS)], ("-", "--", ":", "-.")[i // len(COLOURS) % 4]
+        n = counts[label]
+        line = f"{label} ({n} seed{'s' if n > 1 else ''})"
+        axes.plot(summary.steps, summary.middle, dashes, color=colour, linewidth=1.8, label=line)
+        axes.fill_between(summary.steps, summary.low, summary.high, color=colour, alpha=0.18, linewidth=0)
+    environments = dict.fromkeys(str(seed.settings.get("environment", "")) for seed in seeds)
+    axes.set_title(", ".join(environments), loc="left", fontsize=12, fontweight="bold")
+    axes.set_xlabel("environment steps per member")
+    axes.set_ylabel(
+        f"{metric.partition('/')[0]} {metric.partition('/')[2].replace('_', ' ')}\n[{METRICS[metric].member_unit}]"
+    )
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.grid(color="0.9", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.margins(x=0.01)
+    axes.legend(loc="best", fontsize=9, framealpha=0.8, edgecolor="none")
+    figure.supxlabel(_caption(metric, counts, runs), x=0.01, ha="left", fontsize=7, color="0.4", family="monospace")
+    return figure
+
+
+def _caption(metric: str, counts: dict[str, int], runs: Sequence[Path]) -> str:
+    few, many = min(counts.values()), max(counts.values())
+    middle = "mean" if many < 4 else "IQM" if few >= 4 else "IQM (mean below 4 seeds)"
+    band = "; band: 95 % bootstrap interval over seeds" if many > 1 else ""
+    command = f"marl plot {' '.join(map(str, runs))} --metric {metric}"
+    return f"line: {middle}{band}\n" + "\n".join(textwrap.wrap(command, 150, break_on_hyphens=False))

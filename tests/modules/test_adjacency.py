@@ -1,0 +1,197 @@
+"""Adjacent states: how far they lie from the true ones, by hand and by property."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from marl.modules.adjacency import Exact, Gaussian, Mask, Moments, Nearest, Peer, Resample, level_weights
+from marl.modules.reciprocity import ReciprocityConfig, make_space
+from marl.streams import Streams
+from marl.types import UserError
+
+
+def streams(*seeds: int) -> Streams:
+    return Streams(seeds or (0,), "adjacency")
+
+
+def distinct(*shape: int) -> torch.Tensor:
+    """No number occurs twice, none is zero."""
+    return torch.arange(1.0, 1 + torch.Size(shape).numel()).view(shape)
+
+
+def test_level_weights_fall_by_e_for_each_further_coordinate():
+    # levels 1, 2: e^-1 / (e^-1 + e^-2) = 1 / (1 + e^-1) = 1 / 1.367879 = .731059
+    assert level_weights([1, 2]) == pytest.approx([0.731059, 0.268941], abs=1e-6)
+
+
+def test_states_of_one_level_weigh_the_same():
+    assert level_weights([3, 3, 3, 3]) == [0.25] * 4
+
+
+def test_level_weights_of_a_thousand_coordinates_do_not_underflow():
+    assert level_weights([2000, 2000]) == [0.5, 0.5]
+
+
+def test_exact_gives_the_states_themselves_without_a_copy():
+    states = distinct(1, 2, 3, 4)
+    assert next(Exact()(states)) is states
+    assert not Exact().views and Peer().views
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(["resample", "mask", "gaussian"]),
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.integers(2, 7),
+    st.lists(st.integers(1, 6), min_size=1, max_size=3),
+    st.integers(0, 10**6),
+)
+def test_at_most_rho_real_coordinates_change_and_padding_never_does(name, members, agents, rows, rho, seed):
+    width = 5
+    sizes = [1 + (seed + 2 * g) % width for g in range(agents)]
+    mask = torch.arange(width) < torch.tensor(sizes).unsqueeze(-1)
+    states = torch.randn(members, agents, rows, width, generator=torch.Generator().manual_seed(seed))  # padding too
+    before = states.clone()
+    config = ReciprocityConfig(adjacency=name, rho=tuple(rho), count=2)
+    space = make_space(config, streams(*range(members)), mask)
+    near = list(space(states))
+    assert torch.equal(states, before)
+    assert space.levels == tuple(level for level in rho for _ in range(2)) and len(near) == len(space.levels)
+    for level, state in zip(space.levels, near, strict=True):
+        changed = state != states
+        assert int(changed.sum(-1).max()) <= level
+        assert not bool((changed & ~mask.unsqueeze(-2)).any())
+
+
+def test_resample_takes_the_coordinate_from_another_row_of_the_same_agent_and_member():
+    states = distinct(2, 3, 5, 4)
+    (near,) = Resample(streams(0, 1), (1,), 1)(states)
+    changed = near != states
+    assert bool((changed.sum(-1) == 1).all())  # no number occurs twice, so another row means another number
+    for p, g, b, d in changed.nonzero().tolist():
+        others = [states[p, g, row, d].item() for row in range(5) if row != b]
+        assert near[p, g, b, d].item() in others
+
+
+def test_resample_reaches_every_coordinate_and_every_other_row_equally_often():
+    states = distinct(1, 1, 3, 2)
+    space = Resample(streams(5), (1,), 4000)
+    values = torch.stack([near[0, 0, 0] for near in space(states)])
+    # row 0 is (1, 2); each of its coordinates takes the value of row 1 (3, 4) or row 2 (5, 6):
+    # four outcomes, 1000 times each, with standard deviation sqrt(4000 * 1/4 * 3/4) = 27
+    for outcome in ([3, 2], [5, 2], [1, 4], [1, 6]):
+        assert abs(int((values == torch.tensor(outcome)).all(-1).sum()) - 1000) < 140
+
+
+def test_masked_draws_reach_every_real_coordinate_also_when_they_do_not_come_first():
+    mask = torch.tensor([[False, True, False, True]])
+    hit = sum((near == 0).long() for near in Mask(streams(2), (1,), 400, mask)(distinct(1, 1, 1, 4)))
+    # two real coordinates, 200 times each, with standard deviation 10
+    assert hit[0, 0, 0, 0] == hit[0, 0, 0, 2] == 0 and abs(int(hit[0, 0, 0, 1]) - 200) < 50
+
+
+def test_rho_coordinates_are_different_ones_and_more_than_there_are_means_all():
+    states = distinct(1, 2, 6, 4)
+    three, all_of_them = Mask(streams(), (3, 99), 1)(states)
+    assert bool(((three == 0).sum(-1) == 3).all())
+    assert not bool(all_of_them.any())
+
+
+def test_resample_of_all_coordinates_is_another_whole_row():
+    states = distinct(1, 1, 4, 3)
+    (near,) = Resample(streams(), (3,), 1)(states)
+    rows = states[0, 0].tolist()
+    for b, row in enumerate(near[0, 0].tolist()):
+        assert row in rows and rows.index(row) != b
+
+
+def test_gaussian_noise_has_sigma_times_the_running_standard_deviation():
+    generator = torch.Generator().manual_seed(0)
+    scale = torch.tensor([1.0, 10.0, 0.0])
+    states = torch.randn(1, 1, 20000, 3, generator=generator) * scale + 5
+    (near,) = Gaussian(streams(), (3,), 1, 0.05)(states)
+    noise = (near - states)[0, 0]
+    # .05 * (1, 10, 0); the standard error of a standard deviation over 20000 rows is 1 / sqrt(40000) = .5 %
+    torch.testing.assert_close(noise.std(0), torch.tensor([0.05, 0.5, 0.0]), rtol=0.03, atol=1e-6)
+    assert abs(noise[:, 1].mean().item()) < 0.02
+
+
+def test_gaussian_changes_rho_coordinates_only():
+    states = torch.randn(1, 1, 50, 6, generator=torch.Generator().manual_seed(1))
+    (near,) = Gaussian(streams(), (2,), 1, 0.05)(states)
+    assert bool(((near != states).sum(-1) == 2).all())
+
+
+def test_running_moments_over_unequal_batches_equal_those_of_all_rows_at_once():
+    rows = torch.randn(2, 3, 17, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(3)) * 4 + 100
+    moments = Moments()
+    for part in rows.split([1, 5, 11], dim=2):
+        moments.update(part)
+    torch.testing.assert_close(moments.std(), rows.std(dim=2, correction=0))
+    torch.testing.assert_close(moments.mean, rows.mean(dim=2))
+
+
+def test_knn_finds_the_nearest_other_row_in_both_metrics():
+    states = torch.tensor([[[[1.0, 0.0], [2.0, 1.0], [9.0, 0.5]]]])
+    # from (1, 0): (2, 1) is sqrt(2) away and 45 degrees off; (9, .5) is 8.02 away but 3.2 degrees off
+    (euclidean,) = Nearest(1, "euclidean")(states)
+    (cosine,) = Nearest(1, "cosine")(states)
+    assert euclidean[0, 0, 0].tolist() == [2.0, 1.0]
+    assert cosine[0, 0, 0].tolist() == [9.0, 0.5]
+
+
+def test_knn_gives_the_nearest_rows_in_order_within_each_agent_alone():
+    line = torch.tensor([0.0, 1.0, 3.0, 7.0]).view(1, 1, 4, 1)
+    states = torch.cat([line, line.flip(2) * 10], dim=1)
+    first, second = Nearest(2, "euclidean")(states)
+    assert first[0, 0, :, 0].tolist() == [1, 0, 1, 3]
+    assert second[0, 0, :, 0].tolist() == [3, 3, 0, 1]  # 1: 0 at distance 1, then 3; 3: 1, then 0; 7: 3, then 1
+    assert first[0, 1, :, 0].tolist() == [30, 10, 0, 10]
+    assert Nearest(2, "euclidean").levels == (1, 1)
+
+
+@pytest.mark.parametrize(("name", "rows"), [("resample", 1), ("knn", 2)])
+def test_a_batch_too_small_for_the_adjacency_is_refused(name, rows):
+    space = make_space(ReciprocityConfig(adjacency=name, count=2), streams())
+    needed = rows + 1
+    with pytest.raises(UserError, match=f"needs a batch of {needed} states or more, got {rows}"):
+        list(space(torch.ones(1, 1, rows, 3)))
+
+
+@pytest.mark.parametrize("name", ["resample", "mask", "gaussian"])
+def test_draws_and_moments_continue_in_the_same_bits_after_a_restore(name):
+    config = ReciprocityConfig(adjacency=name, rho=(1, 2))
+    batches = torch.randn(4, 2, 3, 6, 5, generator=torch.Generator().manual_seed(7))
+    space, restored = make_space(config, streams(1, 2)), make_space(config, streams(8, 9))
+    list(space(batches[0]))
+    restored.load_state_dict(space.state_dict())
+    for batch in batches[1:]:
+        assert torch.equal(torch.stack([*space(batch)]), torch.stack([*restored(batch)]))
+
+
+@pytest.mark.parametrize("name", ["resample", "mask", "gaussian", "knn"])
+def test_a_member_has_the_same_adjacent_states_alone_as_in_a_population(name):
+    config = ReciprocityConfig(adjacency=name, rho=(1, 2), count=2)
+    states = torch.randn(3, 2, 6, 5, generator=torch.Generator().manual_seed(4))
+    together, alone = make_space(config, streams(3, 5, 7)), make_space(config, streams(5))
+    for _ in range(2):
+        for all_members, member in zip(together(states), alone(states[1:2]), strict=True):
+            torch.testing.assert_close(all_members[1:2], member, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"rho": ()}, "reciprocity.rho: expected levels of 1 or more, got none"),
+        ({"rho": (2, 0)}, "reciprocity.rho: expected levels of 1 or more, got 2,0"),
+        ({"count": 0}, "reciprocity.count: expected 1 or more, got 0"),
+        ({"sigma": -1.0}, "reciprocity.sigma: expected 0 or more, got -1.0"),
+        ({"adjacency": "resampel"}, "did you mean 'resample'"),
+        ({"adjacency": "knn", "metric": "cosin"}, "did you mean 'cosine'"),
+    ],
+)
+def test_settings_out_of_range_are_refused_in_one_line(settings, message):
+    with pytest.raises(UserError, match=message):
+        make_space(ReciprocityConfig(**settings), streams())
