@@ -158,15 +158,17 @@ class Replay:
 
     def restore(self, chunks: Iterable[tuple[int, dict[str, Tensor]]]) -> None:
         """Put back what ``read`` gave, oldest first: pairs of the first time slot and its tensors."""
+        oldest = max(self.written - self.capacity, 0)
         for start, chunk in chunks:
-            for offset in range(len(chunk["reward"])):
-                self._free((start + offset) % self.ring)
-            slots = torch.arange(start, start + len(chunk["reward"])) % self.ring
+            skip = max(oldest - start, 0)  # the first chunk may begin with slots that the ring no longer holds
+            slots = torch.arange(start + skip, start + len(chunk["reward"])) % self.ring
+            for slot in slots.tolist():
+                self._free(slot)
             for name in ("obs", "action", "reward", "terminated", "lost"):
-                getattr(self, name)[slots] = chunk[name]
-            self.any_lost |= bool(chunk["lost"].any())
-            taken = 0
-            for slot, ended in zip(slots.tolist(), chunk["ended"], strict=True):
+                getattr(self, name)[slots] = chunk[name][skip:]
+            self.any_lost |= bool(chunk["lost"][skip:].any())
+            taken = int(chunk["ended"][:skip].sum())
+            for slot, ended in zip(slots.tolist(), chunk["ended"][skip:], strict=True):
                 count = int(ended.sum())
                 if count:
                     self._add_finals(slot, ended, chunk["finals"][taken : taken + count])

@@ -1,0 +1,74 @@
+"""The doctor names what is missing, how to get it, and the traps; it makes nothing up."""
+
+import importlib.metadata
+import json
+import subprocess
+import sys
+
+import pytest
+
+from marl import doctor
+
+
+def test_the_recorded_versions_are_those_installed():
+    import numpy
+    import torch
+
+    found = doctor.versions()
+    assert found["torch"] == torch.__version__ and found["numpy"] == numpy.__version__
+    assert found["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_the_report_is_json_and_every_part_is_printed(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "268435456")
+    report = doctor.report(tmp_path / "not" / "there" / "yet")
+    assert json.loads(json.dumps(report)) == report
+    assert report["disk_free"] > 0
+    doctor.print_report(report)
+    text = capsys.readouterr().out
+    for word in ("torch", "cores", "free", "MALLOC_TRIM_THRESHOLD_=268435456", *report["extras"]):
+        assert word in text
+
+
+def test_what_is_missing_or_too_old_comes_with_the_command_that_mends_it(monkeypatch, capsys):
+    needs = ["numpy >=2.0", "nothing-like-it >=3", "pytest >=8; extra == 'test'", "nowhere; extra == 'test'"]
+    needs += ["torch >=999", "winonly; sys_platform == 'win32'"]
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: needs)
+    report = doctor.report()
+    assert report["required"] == ["nothing-like-it>=3", "torch>=999"] and not report["ok"]
+    assert report["extras"]["test"] == {"missing": ["nowhere"], "install": 'pip install "marl-reciprocity[test]"'}
+    doctor.print_report(report)
+    text = capsys.readouterr().out
+    assert "missing: torch>=999; pip install 'torch>=999'" in text
+    assert 'missing nowhere; pip install "marl-reciprocity[test]"' in text
+
+
+@pytest.mark.parametrize(
+    "installed, word",
+    [
+        ({"mujoco": "4.0.0", "imageio": "2"}, "solver fault"),
+        ({"pygame": "2.6", "pygame-ce": "2.5"}, "overwrite each other"),
+        ({"smac": "2.0"}, "not StarCraft"),
+        ({"mujoco": "3.4.0"}, "imageio"),
+    ],
+)
+def test_a_known_trap_is_found(installed, word):
+    (line,) = doctor.traps(installed.get)
+    assert word in line and "pip " in line
+
+
+def test_a_sound_installation_has_no_trap():
+    assert doctor.traps({"mujoco": "3.4.0", "pygame-ce": "2.5", "imageio": "2"}.get) == []
+
+
+def test_the_doctor_imports_nothing_heavy_but_torch():
+    code = """
+import sys
+from marl import doctor
+doctor.report()
+heavy = "gymnasium", "pettingzoo", "mpe2", "mujoco", "tensorboard", "matplotlib"
+print([module for module in heavy if module in sys.modules])
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout == "[]\n", result.stderr

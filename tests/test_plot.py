@@ -1,0 +1,106 @@
+"""Learning curves: who is grouped with whom, what the table says, and that the picture shows it."""
+
+import matplotlib.image
+import numpy as np
+import pytest
+import torch
+
+from marl.log import Recorder
+from marl.plot import COLOURS, plot
+from marl.runfolder import write_config
+from marl.types import UserError
+
+
+def make_run(folder, finals, algorithm="maddpg", sweeps=None, config=None, steps=(0, 100, 200)):
+    """A run whose member p ends at ``finals[p]``, in a straight line from 0."""
+    folder.mkdir()
+    sweeps = sweeps or [{}] * len(finals)
+    members = [{"name": f"m{p}", "seed": p, "sweep": sweep} for p, sweep in enumerate(sweeps)]
+    config = config or {"gamma": 0.95, "reciprocity": {"kappa": 0.0}}
+    content = {"algorithm": algorithm, "environment": "mpe/x", "members": members, "env": {}, "config": config}
+    write_config(folder, content)
+    recorder = Recorder(folder, [m["name"] for m in members], ["a", "b"])
+    for step in steps:
+        value = torch.tensor(finals) * step / steps[-1]
+        recorder.write(step, {"eval/return_mean": torch.stack([value - 1, value + 1], 1)})
+    recorder.close()
+    return folder
+
+
+def test_seeds_with_equal_swept_values_form_a_group_and_the_label_says_the_values(tmp_path):
+    sweeps = [{"reciprocity.kappa": k} for k in (0.2, 0.2, 0.5, 0.5)]
+    run = make_run(tmp_path / "r", [10.0, 20.0, 1.0, 3.0], sweeps=sweeps)
+    path, table = plot([run], tmp_path / "out" / "c.png")
+    # Two seeds: the mean; resampled means of (10, 20) are 10, 15, 20 with 1/4, 1/2, 1/4.
+    assert table == [
+        ("MADDPG, reciprocity.kappa = 0.2", 2, 200, 15.0, 10.0, 20.0, "reward per episode, mean over agents"),
+        ("MADDPG, reciprocity.kappa = 0.5", 2, 200, 2.0, 1.0, 3.0, "reward per episode, mean over agents"),
+    ]
+    assert path == tmp_path / "out" / "c.png" and path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_estimate_of_five_seeds_is_their_iqm(tmp_path):
+    _, (row,) = plot([make_run(tmp_path / "r", [0.0, 1.0, 2.0, 3.0, 1000.0])], tmp_path / "c.png")
+    assert (row.group, row.n, row.estimate) == ("MADDPG", 5, 2.0)
+    assert row.low <= row.estimate <= row.high
+
+
+def test_a_single_seed_has_no_interval(tmp_path):
+    _, (row,) = plot([make_run(tmp_path / "r", [4.0])], tmp_path / "c.png")
+    assert row.estimate == 4 and np.isnan(row.low) and np.isnan(row.high)
+
+
+def test_runs_of_equal_settings_are_pooled_and_others_are_told_apart(tmp_path):
+    plain = {"gamma": 0.95, "reciprocity": {"kappa": 0.0}}
+    runs = [
+        make_run(tmp_path / "a", [1.0], config=plain),
+        make_run(tmp_path / "b", [3.0], config=plain, steps=(0, 150, 300)),
+        make_run(tmp_path / "c", [5.0], config=plain | {"reciprocity": {"kappa": 0.5}}),
+        make_run(tmp_path / "d", [7.0], algorithm="td3", config=plain | {"delay": 2}),
+    ]
+    _, table = plot(runs, tmp_path / "c.png")
+    assert [(row.group, row.n, row.step) for row in table] == [
+        ("MADDPG, reciprocity.kappa = 0.0", 2, 200),  # compared where both have been
+        ("MADDPG, reciprocity.kappa = 0.5", 1, 200),
+        ("TD3, reciprocity.kappa = 0.0", 1, 200),
+    ]
+    assert table[0].estimate == pytest.approx((1.0 + 2.0) / 2)  # the longer run has 3 * 200 / 300 there
+
+
+def test_the_same_run_named_twice_counts_once(tmp_path):
+    run = make_run(tmp_path / "r", [4.0])
+    assert plot([run, run], tmp_path / "c.png").table[0].n == 1
+
+
+def test_the_picture_shows_one_colour_per_group(tmp_path):
+    sweeps = [{"reciprocity.kappa": k} for k in (0.2, 0.5)]
+    path, _ = plot([make_run(tmp_path / "r", [10.0, -10.0], sweeps=sweeps)], tmp_path / "c.png")
+    picture = np.round(matplotlib.image.imread(path)[..., :3] * 255).astype(int)
+
+    def pixels(colour):
+        rgb = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+        return (picture == rgb).all(-1).nonzero()[0]
+
+    first, second, third = (pixels(colour) for colour in COLOURS[:3])
+    assert len(first) > 500 and len(second) > 500 and len(third) == 0
+    assert first.min() < second.min() and first.mean() < second.mean()  # the better group is higher up
+
+
+def test_a_run_that_is_still_writing_can_be_plotted(tmp_path):
+    run = make_run(tmp_path / "r", [4.0])
+    with (run / "metrics.csv").open("a") as file:
+        file.write('300,m0,eval/return_mean,,"reward per epis')
+    assert plot([run], tmp_path / "c.png").table[0].step == 200
+
+
+def test_trouble_is_one_line_that_names_the_nearest_choice(tmp_path):
+    run = make_run(tmp_path / "r", [4.0])
+    with pytest.raises(UserError, match="no metric 'eval/return'; did you mean 'eval/return_"):
+        plot([run], tmp_path / "c.png", metric="eval/return")
+    with pytest.raises(UserError, match="has not recorded loss/actor yet"):
+        plot([run], tmp_path / "c.png", metric="loss/actor")
+    with pytest.raises(UserError, match="holds no run"):
+        plot([tmp_path / "none"], tmp_path / "c.png")
+    late = make_run(tmp_path / "late", [4.0], steps=(900, 1000))
+    with pytest.raises(UserError, match="no step in common"):
+        plot([run, late], tmp_path / "c.png")
