@@ -84,18 +84,20 @@ class Recipe:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Recipe:
-        """The inverse of ``to_json``; raises ``UserError`` for a file of another version."""
+        """The inverse of ``to_json``; raises ``UserError`` for a damaged file or one of another version."""
         if values.get("format") != 1:
             raise UserError(f"config.json: expected format 1, got {values.get('format')!r}")
-        config_type = registry.algorithm(values["algorithm"]).Config
-        return cls(
-            values["algorithm"],
-            values["environment"],
-            cfg.from_json(config_type, values["config"]),
-            cfg.from_json(LoopConfig, values["loop"]),
-            values["env"],
-            [population.Member(**member) for member in values["members"]],
-        )
+        with _explain("config.json is damaged"):
+            recipe = cls(
+                values["algorithm"],
+                values["environment"],
+                cfg.from_json(registry.algorithm(values["algorithm"]).Config, values["config"]),
+                cfg.from_json(LoopConfig, values["loop"]),
+                dict(values["env"]),
+                [population.Member(**member) for member in values["members"]],
+            )
+            check_ranges([recipe.loop, *population.configs(recipe.config, recipe.members)])
+        return recipe
 
 
 def make_recipe(
@@ -114,20 +116,43 @@ def make_recipe(
             loop = cfg.replace(loop, name, value)
         else:
             config = cfg.replace(config, name, value)
-    check_ranges(loop, config)
-    return Recipe(algorithm, environment, config, loop, env, population.members(config, seeds, sweep))
+    members = population.members(config, seeds, sweep)
+    check_ranges([loop, *population.configs(config, members)])
+    return Recipe(algorithm, environment, config, loop, env, members)
 
 
-def check_ranges(loop: LoopConfig, config: Any) -> None:
-    """Raise ``UserError`` for a count that makes no sense."""
-    least = {"steps": 1, "copies": 1, "agents": 1, "workers": 0, "eval_every": 0, "eval_episodes": 1}
-    least |= {"log_every": 1, "checkpoint_every": 0, "threads": 1, "batch_size": 1, "buffer_size": 1}
-    least |= {"warmup": 1, "update_every": 1, "policy_delay": 1}
-    for settings in (loop, config):
-        for field in dataclasses.fields(settings):
-            value = getattr(settings, field.name)
-            if field.name in least and value is not None and value < least[field.name]:
-                raise UserError(f"{field.name}: expected {least[field.name]} or more, got {value}")
+LEAST: dict[str, int] = {
+    **dict.fromkeys(("steps", "copies", "agents", "eval_episodes", "log_every", "threads"), 1),
+    **dict.fromkeys(("batch_size", "buffer_size", "warmup", "update_every", "policy_delay", "hidden"), 1),
+    **dict.fromkeys(("workers", "eval_every", "checkpoint_every"), 0),
+    **dict.fromkeys(("gamma", "tau", "epsilon", "actor_lr", "critic_lr", "noise", "action_l2"), 0),
+    **dict.fromkeys(("target_noise", "target_noise_clip", "max_grad_norm"), 0),
+}
+"""Setting -> its smallest value that makes sense; all must be finite, and those of ``FRACTIONS`` at most 1."""
+
+FRACTIONS = ("gamma", "tau", "epsilon")
+
+
+def check_ranges(configs: Sequence[Any]) -> None:
+    """Raise ``UserError`` for the first number that makes no sense."""
+    for config in configs:
+        for name, least in LEAST.items():
+            value = getattr(config, name, None)
+            numbers = value if isinstance(value, tuple) else () if value is None else (value,)
+            most = 1.0 if name in FRACTIONS else sys.float_info.max
+            if not all(least <= number <= most for number in numbers):
+                wanted = f"a number from {least} to 1" if name in FRACTIONS else f"{least} or more"
+                raise UserError(f"{name}: expected {wanted}, got {cfg.spell(value)}")
+
+
+@contextlib.contextmanager
+def _explain(what: str) -> Iterator[None]:
+    """Turn whatever content of the wrong shape leads to into a ``UserError`` of one line."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise UserError(f"{what}: {reason}") from None
 
 
 def train(
@@ -167,14 +192,18 @@ def train(
         set_threads(recipe.loop)
         training_env = stack.enter_context(contextlib.closing(recipe.make_env(recipe.loop.copies, recipe.loop.workers)))
         learner = recipe.make_learner(training_env.spec)
+        if not training_env.spec.exact_state:
+            print(f"note: {environment} cannot be saved; a resume of this run begins new episodes", file=sys.stderr)
         folder = new_run(algorithm, environment, Path(run) if run else None)
         stack.enter_context(lock(folder))
-        about = {"command": command or shlex.join(sys.argv), "versions": versions(), "threads": torch.get_num_threads()}
-        write_config(folder, {**recipe.to_json(), **about, "rules": training_env.spec.rules})
         training, recorder = _assemble(recipe, folder, training_env, learner)
-        recorder.describe({**recipe.to_json(), **about})
         stack.callback(recorder.close)
-        _run(recipe, training, Checkpoints(folder / "checkpoints"), progress)
+        checkpoints = Checkpoints(folder / "checkpoints")
+        checkpoints.save(0, training.state_dict(), training.replay)
+        about = {"command": command or shlex.join(sys.argv), "versions": versions(), "threads": torch.get_num_threads()}
+        about["rules"] = training_env.spec.rules
+        write_config(folder, {**recipe.to_json(), **about})  # from now on it is a run, and can be resumed
+        _run(recipe, training, checkpoints, progress)
     return folder
 
 
@@ -191,26 +220,48 @@ def resume(run: str | Path, *, steps: int | None = None, progress: bool = False)
         Interrupted: as in ``train``.
     """
     folder = Path(run)
-    values = read_config(folder)
-    recipe = Recipe.from_json(values)
+    recipe = _read_recipe(folder)
     with contextlib.ExitStack() as stack:
         stack.enter_context(lock(folder))
-        if steps is not None:
-            recipe = dataclasses.replace(recipe, loop=dataclasses.replace(recipe.loop, steps=steps))
-            write_config(folder, {**values, **recipe.to_json()})
-        torch.set_num_threads(values["threads"])
         checkpoints = Checkpoints(folder / "checkpoints")
         loaded = checkpoints.load()
+        if steps is not None:
+            if steps < loaded.step:
+                raise UserError(f"steps: expected {loaded.step} or more, where {folder} is already, got {steps}")
+            recipe = dataclasses.replace(recipe, loop=dataclasses.replace(recipe.loop, steps=steps))
         env = stack.enter_context(contextlib.closing(recipe.make_env(recipe.loop.copies, recipe.loop.workers)))
-        training, recorder = _assemble(recipe, folder, env, recipe.make_learner(env.spec))
-        stack.callback(recorder.close)
-        training.load_state_dict(loaded.state)
-        training.replay.restore(loaded.chunks)
+        learner = recipe.make_learner(env.spec)
+        with _explain(f"{folder}: the checkpoint of step {loaded.step} is not of this run"):
+            training, recorder = _assemble(recipe, folder, env, learner)
+            stack.callback(recorder.close)
+            training.load_state_dict(loaded.state)
+            training.replay.restore(loaded.chunks)
+        if steps is not None:
+            write_config(folder, {**read_config(folder), **recipe.to_json()})
         if not env.spec.exact_state:
+            env.events()  # says the same
             print(f"note: {env.spec.id} cannot be saved; its episodes start anew", file=sys.stderr)
             training.restart_episodes()
         _run(recipe, training, checkpoints, progress)
     return folder
+
+
+def _read_recipe(folder: Path) -> Recipe:
+    """What a run was made from; torch computes with as many threads as it did then."""
+    values = read_config(folder)
+    recipe = Recipe.from_json(values)
+    with _explain(f"{folder / 'config.json'} is damaged"):
+        torch.set_num_threads(values["threads"])
+    return recipe
+
+
+def _load_learner(folder: Path, recipe: Recipe, spec: EnvSpec) -> tuple[int, Learner]:
+    """The step of the newest checkpoint and its population."""
+    loaded = Checkpoints(folder / "checkpoints").load()
+    learner = recipe.make_learner(spec)
+    with _explain(f"{folder}: the checkpoint of step {loaded.step} is not of this run"):
+        learner.load_state_dict(loaded.state["learner"])
+    return loaded.step, learner
 
 
 def _assemble(recipe: Recipe, folder: Path, env: VectorEnv, learner: Learner) -> tuple[Training, Recorder]:
@@ -225,6 +276,8 @@ def _run(recipe: Recipe, training: Training, checkpoints: Checkpoints, progress:
         if recipe.loop.eval_every:
             evaluator = Evaluator(lambda: recipe.make_env(recipe.loop.eval_episodes, purpose="eval"))
             stack.callback(evaluator.close)
+        if training.steps == 0:
+            training.recorder.describe(recipe.to_json())
         show, say = stack.enter_context(_bar(training, progress))
         run_loop(training, checkpoints, evaluator, show, say)
 
@@ -272,14 +325,12 @@ def evaluate(run: str | Path, episodes: int = 100, video: str | Path | None = No
     if episodes < 1:
         raise UserError(f"episodes: expected 1 or more, got {episodes}")
     folder = Path(run)
-    recipe = Recipe.from_json(read_config(folder))
+    recipe = _read_recipe(folder)
     if not 0 <= member < len(recipe.members):
         raise UserError(f"member: expected 0 to {len(recipe.members) - 1}, got {member}")
-    loaded = Checkpoints(folder / "checkpoints").load()
     evaluator = Evaluator(lambda: recipe.make_env(episodes, purpose="eval"))
     with contextlib.closing(evaluator):
-        learner = recipe.make_learner(evaluator.env.spec)
-        learner.load_state_dict(loaded.state["learner"])
+        step, learner = _load_learner(folder, recipe, evaluator.env.spec)
         film = Film(member, copies=min(episodes, 3)) if video is not None else None
         metrics = evaluator(learner, film).metrics()
         if film is not None and video is not None:
@@ -290,7 +341,7 @@ def evaluate(run: str | Path, episodes: int = 100, video: str | Path | None = No
         {"name": m.name, "mean": mean, "standard_error": error, "unit": RETURN_UNIT}
         for m, mean, error in zip(recipe.members, means, errors, strict=True)
     ]
-    return {"run": str(folder), "step": loaded.step, "episodes": episodes, "members": rows}
+    return {"run": str(folder), "step": step, "episodes": episodes, "members": rows}
 
 
 class Team:
@@ -343,12 +394,10 @@ class Team:
 def load(run: str | Path, member: int = 0) -> Team:
     """The newest team of one member of a run; raises ``UserError`` where there is none."""
     folder = Path(run)
-    recipe = Recipe.from_json(read_config(folder))
+    recipe = _read_recipe(folder)
     if not 0 <= member < len(recipe.members):
         raise UserError(f"member: expected 0 to {len(recipe.members) - 1}, got {member}")
-    loaded = Checkpoints(folder / "checkpoints").load()
     with contextlib.closing(recipe.make_env(copies=1)) as env:
         spec = env.spec
-    learner = recipe.make_learner(spec)
-    learner.load_state_dict(loaded.state["learner"])
+    _, learner = _load_learner(folder, recipe, spec)
     return Team(spec, recipe.members[member].name, learner, member, len(recipe.members))

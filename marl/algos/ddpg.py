@@ -62,7 +62,8 @@ class DDPG:
         init = Streams(seeds, "init")
         n = spec.n_agents
         self.actor = StackedMLP(init, n, [spec.obs_size, *config.hidden, spec.action_size])
-        self.critic = Critic(init, n, spec.obs_size + spec.action_size, config.hidden)
+        reads = torch.cat([spec.obs_mask, spec.action_mask], dim=-1)
+        self.critic = Critic(init, n, reads.shape[-1], config.hidden, reads=reads)
         self.target_actor, self.target_critic = self.actor.target_copy(), self.critic.target_copy()
         self.actor_optimizer = StackedAdam(self.actor, per_member(configs, "actor_lr"), config.max_grad_norm)
         self.critic_optimizer = StackedAdam(self.critic, per_member(configs, "critic_lr"), config.max_grad_norm)
@@ -72,15 +73,18 @@ class DDPG:
         self.reciprocity = make_reciprocity(config.reciprocity, kappas, seeds, n, spec.obs_mask)
 
     def policy(self, actor: StackedMLP, obs: Tensor) -> Tensor:
-        """``[P, N, B, D]`` -> ``[P, N, B, A]`` in [-1, 1]; components that an agent does not have are 0."""
-        action = torch.tanh(actor(obs))
+        """``[P, N, B, D]`` -> ``[P, N, B, A]`` in [-1, 1]."""
+        return self.own(torch.tanh(actor(obs)))
+
+    def own(self, action: Tensor) -> Tensor:
+        """``[P, N, B, A]`` with the components that an agent does not have set to 0."""
         return action if self.action_mask is None else action * self.action_mask
 
     @torch.no_grad()
     def act(self, obs: Tensor, explore: bool) -> Tensor:
         """``[P, N, E, D]`` -> actions ``[P, N, E, A]`` in [-1, 1]."""
         action = self.policy(self.actor, obs)
-        return noisy(action, self.explore, self.noise) if explore else action
+        return self.own(noisy(action, self.explore, self.noise)) if explore else action
 
     def update(self, batch: Batch) -> Metrics:
         """One gradient step of every critic and actor, and of their targets."""

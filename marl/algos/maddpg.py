@@ -68,7 +68,9 @@ class MADDPG:
         n, networks = spec.n_agents, 1 if config.shared else spec.n_agents
         self.obs_size, self.action_size, self.discrete = spec.obs_size, spec.action_size, spec.discrete
         self.actor = StackedMLP(init, networks, [spec.obs_size, *config.hidden, spec.action_size])
-        self.critic = Critic(init, networks, n * (spec.obs_size + spec.action_size), config.hidden)
+        everything = torch.cat([spec.obs_mask.view(1, -1), spec.action_mask.view(1, -1)], dim=-1)
+        reads = None if config.shared else everything  # to a shared critic, the agents come in changing order
+        self.critic = Critic(init, networks, everything.shape[-1], config.hidden, reads=reads)
         self.target_actor, self.target_critic = self.actor.target_copy(), self.critic.target_copy()
         self.actor_optimizer = StackedAdam(self.actor, per_member(configs, "actor_lr"), config.max_grad_norm)
         self.critic_optimizer = StackedAdam(self.critic, per_member(configs, "critic_lr"), config.max_grad_norm)
@@ -95,7 +97,8 @@ class MADDPG:
         action = torch.tanh(output)
         if not explore:
             return action
-        return sometimes_random(noisy(action, self.explore, self.noise), self.explore, self.epsilon)
+        action = sometimes_random(noisy(action, self.explore, self.noise), self.explore, self.epsilon)
+        return action if self.action_mask is None else action * self.action_mask[:, None]
 
     def update(self, batch: Batch) -> Metrics:
         """One gradient step of every critic and actor, and of their targets."""

@@ -68,7 +68,8 @@ class TD3:
         init = Streams(seeds, "init")
         n = spec.n_agents
         self.actor = StackedMLP(init, n, [spec.obs_size, *config.hidden, spec.action_size])
-        self.critic = Critic(init, n, spec.obs_size + spec.action_size, config.hidden, heads=2)
+        reads = torch.cat([spec.obs_mask, spec.action_mask], dim=-1)
+        self.critic = Critic(init, n, reads.shape[-1], config.hidden, heads=2, reads=reads)
         self.target_actor, self.target_critic = self.actor.target_copy(), self.critic.target_copy()
         self.actor_optimizer = StackedAdam(self.actor, per_member(configs, "actor_lr"), config.max_grad_norm)
         self.critic_optimizer = StackedAdam(self.critic, per_member(configs, "critic_lr"), config.max_grad_norm)
@@ -80,15 +81,18 @@ class TD3:
         self.actor_metrics: Metrics = {}
 
     def policy(self, actor: StackedMLP, obs: Tensor) -> Tensor:
-        """``[P, N, B, D]`` -> ``[P, N, B, A]`` in [-1, 1]; components that an agent does not have are 0."""
-        action = torch.tanh(actor(obs))
+        """``[P, N, B, D]`` -> ``[P, N, B, A]`` in [-1, 1]."""
+        return self.own(torch.tanh(actor(obs)))
+
+    def own(self, action: Tensor) -> Tensor:
+        """``[P, N, B, A]`` with the components that an agent does not have set to 0."""
         return action if self.action_mask is None else action * self.action_mask
 
     @torch.no_grad()
     def act(self, obs: Tensor, explore: bool) -> Tensor:
         """``[P, N, E, D]`` -> actions ``[P, N, E, A]`` in [-1, 1]."""
         action = self.policy(self.actor, obs)
-        return noisy(action, self.explore, self.noise) if explore else action
+        return self.own(noisy(action, self.explore, self.noise)) if explore else action
 
     def update(self, batch: Batch) -> Metrics:
         """One gradient step of every critic; every ``policy_delay``-th call also of the actors and the targets."""
@@ -117,9 +121,7 @@ class TD3:
     def compute_target(self, batch: Batch, noise: Tensor) -> Tensor:
         """``r + gamma (1 - terminated) min_k Z*_k(s', a')``, a' smoothed by ``noise`` (standard normal): [P, N, B]."""
         smooth = (self.target_noise * noise).clamp(-self.target_noise_clip, self.target_noise_clip)
-        next_action = (self.policy(self.target_actor, batch.next_obs) + smooth).clamp(-1, 1)
-        if self.action_mask is not None:
-            next_action = next_action * self.action_mask
+        next_action = self.own((self.policy(self.target_actor, batch.next_obs) + smooth).clamp(-1, 1))
         value = self.reciprocity(OwnValues(self.target_critic, next_action), batch.next_obs).amin(-1)
         return td_target(batch.reward, self.gamma, batch.terminated, value)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from marl.types import State
@@ -24,7 +25,8 @@ class EnvSpec:
         discrete: all agents act by an index (int64) or all by a vector in [-1, 1] (float32).
         max_steps: the time limit in steps, after which an episode is *truncated*; None: no limit.
         independent: each agent lives in its own copy of the task and its episodes end on their own.
-        exact_state: ``load_state_dict`` restores the environment bit for bit; False: it restarts episodes.
+        exact_state: ``load_state_dict`` restores the environment bit for bit; False: it restarts episodes, and the step
+            after it is marked as ``lost``.
         rules: one line that names the game's rules where several games share a name; shown beside returns.
     """
 
@@ -52,6 +54,16 @@ class EnvSpec:
     def action_size(self) -> int:
         """A, the widest action (or the largest number of discrete actions)."""
         return max(self.action_sizes)
+
+    @property
+    def obs_mask(self) -> Tensor:
+        """``[N, D]`` bool: True where the observation is the agent's own, False where it is padding."""
+        return torch.arange(self.obs_size) < torch.tensor(self.obs_sizes)[:, None]
+
+    @property
+    def action_mask(self) -> Tensor:
+        """``[N, A]`` bool: True where the action (or its component) is the agent's own, False where it is padding."""
+        return torch.arange(self.action_size) < torch.tensor(self.action_sizes)[:, None]
 
 
 class Step(NamedTuple):

@@ -24,19 +24,33 @@ class Critic(StackedMLP):
         n_in: width of state and action together.
         hidden: widths of the hidden layers.
         heads: independent networks per agent, 2 for twins.
+        reads: ``[N or 1, in]`` bool, False where a critic's own input is padding. Its weights there are 0 and, as
+            padding is 0, get no gradient: shown a wider agent's state, it reads the leading part. None: all is read.
     """
 
-    def __init__(self, init: Streams, networks: int, n_in: int, hidden: Sequence[int], heads: int = 1) -> None:
+    def __init__(
+        self,
+        init: Streams,
+        networks: int,
+        n_in: int,
+        hidden: Sequence[int],
+        heads: int = 1,
+        reads: Tensor | None = None,
+    ) -> None:
         super().__init__(init, networks * heads, [n_in, *hidden, 1])
         self.heads = heads
+        if reads is not None:
+            self.layers[0].get_parameter("weight").data.mul_(reads.repeat_interleave(heads, 0).unsqueeze(-1))
 
     def forward(self, x: Tensor) -> Tensor:
         """``[P, N, B, in]`` -> ``[P, N, B]``, or ``[P, N, B, heads]`` for twins."""
         if self.heads == 1:
             return super().forward(x).squeeze(-1)
-        members, agents, rows, _ = x.shape
-        each = x.unsqueeze(2).expand(-1, -1, self.heads, -1, -1).flatten(1, 2)
-        return super().forward(each).view(members, agents, self.heads, rows).transpose(2, 3)
+        members, agents, rows, n_in = x.shape
+        groups = self.networks // self.heads  # N, or 1 shared
+        each = x.reshape(members, groups, 1, -1, n_in).expand(-1, -1, self.heads, -1, -1).flatten(1, 2)
+        values = super().forward(each).view(members, groups, self.heads, -1)
+        return values.transpose(2, 3).reshape(members, agents, rows, self.heads)
 
     def first(self, x: Tensor) -> Tensor:
         """The first head's value: ``[P, N, B, in]`` -> ``[P, N, B]``."""

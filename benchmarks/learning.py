@@ -1,0 +1,95 @@
+"""Does it learn, and does reciprocity help? Each row trains five seeds with kappa = 0 and five with kappa = .5 at once.
+
+    python benchmarks/learning.py run spread       # about an hour on two quiet cores; a killed one goes on
+    python benchmarks/learning.py table            # the rows of docs/results.md from what was run
+
+Runs go to ``runs/learning-NAME``. Evaluation is deterministic, on environments of its own, the same episodes for all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+
+from marl.plot import read_metrics
+from marl.runfolder import read_config
+from marl.stats import t_interval
+
+COMMON = "--seeds 0 1 2 3 4 --sweep reciprocity.kappa=0,.5 --threads 1"
+MPE = "--copies 16 --update-every 4 --eval-every 16000 --eval-episodes 100 --checkpoint-every 32000 --buffer-size 200000"
+HOPPER = "--agents 3 --warmup 5000 --eval-every 2500 --eval-episodes 5 --checkpoint-every 1000 --buffer-size 20000"
+ROWS = {
+    "spread": f"maddpg mpe/simple_spread_v3 --steps 240000 {MPE} {COMMON}",
+    "tag": f"maddpg mpe/simple_tag_v3 --agents 3 --steps 240000 {MPE} {COMMON}",
+    "hopper": f"td3 mujoco/Hopper-v5 --steps 20000 {HOPPER} {COMMON}",
+}
+
+
+def folder(name: str) -> Path:
+    """Where the row's run lies."""
+    return Path("runs") / f"learning-{name}"
+
+
+def run(name: str) -> None:
+    """Start the row's run, or go on with it; the seconds it took are added up in ``wall.json``."""
+    start, path = time.perf_counter(), folder(name)
+    begun = (path / "checkpoints").exists()
+    words = ["resume", str(path)] if begun else ["train", *ROWS[name].split(), "--run", str(path)]
+    code = subprocess.run([sys.executable, "-m", "marl.cli", *words]).returncode
+    clock = path / "wall.json"
+    before = json.loads(clock.read_text())["seconds"] if clock.exists() else 0.0
+    clock.write_text(json.dumps({"seconds": before + time.perf_counter() - start}))
+    if code:
+        raise SystemExit(code)
+
+
+def final_values(path: Path) -> tuple[int, dict[float, np.ndarray]]:
+    """Step of the last evaluation that all members reached, and each kappa's mean returns there, by seed."""
+    rows = [r for r in read_metrics(path) if r["metric"] == "eval/return_mean" and not r["agent"]]
+    step = max(int(r["step"]) for r in rows)
+    last = {r["member"]: float(r["value"]) for r in rows if int(r["step"]) == step}
+    values = defaultdict(list)
+    for member in read_config(path)["members"]:
+        values[member["sweep"]["reciprocity.kappa"]].append(last[member["name"]])
+    return step, {kappa: np.array(v) for kappa, v in values.items()}
+
+
+def table() -> None:
+    """Markdown: means over seeds with Student's 95 % intervals, and the paired difference between the two kappas."""
+    print("| row | steps per member | kappa = 0 | kappa = .5 | difference, paired by seed | wall time |")
+    print("|---|---|---|---|---|---|")
+    for name in ROWS:
+        path = folder(name)
+        if not path.exists():
+            continue
+        step, values = final_values(path)
+        cells = []
+        for sample in (values[0.0], values[0.5], values[0.5] - values[0.0]):
+            low, high = t_interval(sample)
+            cells.append(f"{sample.mean():.2f} [{low:.2f}, {high:.2f}]")
+        clock = path / "wall.json"
+        minutes = f"{json.loads(clock.read_text())['seconds'] / 60:.0f} min" if clock.exists() else ""
+        print(f"| {name} | {step} | {' | '.join(cells)} | {minutes} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("run", "table"))
+    parser.add_argument("names", nargs="*", choices=[*ROWS, []], help="rows to run; all of them if none is named")
+    given = parser.parse_args()
+    if given.what == "table":
+        table()
+    else:
+        for name in given.names or ROWS:
+            run(name)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,301 @@
+"""Foreign environments, one numpy object per copy, made into the batched contract of ``marl.envs.base``.
+
+A ``Copy`` is one foreign environment. A pool steps K copies: ``LocalPool`` here, ``marl.envs.workers.WorkerPool`` in
+other processes. ``CopiesEnv`` lays the K = P * G * E copies of a pool out as ``[P, N, E, ...]``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from marl.envs.base import EnvSpec, Step, VectorEnv
+from marl.streams import derive
+from marl.types import State
+
+
+class Copy(Protocol):
+    """One copy of a foreign environment. It is seeded once, when it is built, and draws on from there."""
+
+    spec: EnvSpec
+
+    def reset(self) -> list[np.ndarray]:
+        """Begin an episode; one observation per agent, each of its own width."""
+
+    def step(self, action: np.ndarray) -> tuple[list[np.ndarray], np.ndarray, np.ndarray, bool]:
+        """Advance once.
+
+        Args:
+            action: ``[N, A]`` float32 in [-1, 1], to be mapped to the environment's own bounds and cut to its own
+                width; or ``[N]`` int64.
+
+        Returns:
+            The observations, ``reward [N]``, ``terminated [N]`` bool and whether a time limit ended the episode. What
+            is said of an agent that terminated earlier is ignored.
+        """
+
+    def state_dict(self) -> State:
+        """Everything that the next steps and resets depend on; not called unless ``spec.exact_state``."""
+
+    def load_state_dict(self, state: State) -> None: ...
+
+    def render(self) -> np.ndarray:
+        """uint8 ``[height, width, 3]``."""
+
+    def close(self) -> None: ...
+
+
+Build: TypeAlias = Callable[[int], Copy]
+"""Makes a copy from its seed. Worker processes need one that pickles: a class, or ``functools.partial`` of one."""
+
+
+class Moment(NamedTuple):
+    """One step of K copies, as ``marl.envs.base.Step`` has it; ``lost`` is ``[K]``, the rest ``[K, n, ...]``."""
+
+    obs: np.ndarray
+    next_obs: np.ndarray
+    reward: np.ndarray
+    terminated: np.ndarray
+    done: np.ndarray
+    lost: np.ndarray
+
+
+class Pool(Protocol):
+    """K copies stepped together, wherever they live.
+
+    Attributes:
+        restarts: ``[K]`` int64, how often each copy was lost with its process.
+    """
+
+    spec: EnvSpec
+    restarts: np.ndarray
+
+    def reset(self) -> np.ndarray: ...
+
+    def step(self, action: np.ndarray) -> Moment: ...
+
+    def states(self) -> list[State]: ...
+
+    def load(self, states: Sequence[State]) -> None: ...
+
+    def render(self, index: int) -> np.ndarray: ...
+
+    def events(self) -> list[str]: ...
+
+    def close(self) -> None: ...
+
+
+class LocalPool:
+    """K copies in this process.
+
+    A copy is *due* when the observation that its caller holds is not its own: it was just built, or its state could not
+    be restored. A step begins its next episode instead of advancing it, and says that the transition is lost.
+
+    Args:
+        build: makes a copy from its seed.
+        seeds: one per copy.
+    """
+
+    def __init__(self, build: Build, seeds: Sequence[int]) -> None:
+        self.copies = [build(seed) for seed in seeds]
+        self.spec = self.copies[0].spec
+        self.restarts = np.zeros(len(seeds), np.int64)  # only carried: the run may go on with worker processes
+        self.due = np.ones(len(seeds), bool)
+        self.gone = np.zeros((len(seeds), self.spec.n_agents), bool)
+
+    def reset(self) -> np.ndarray:
+        """``[K, n, D]``, the first observations of new episodes."""
+        obs = self._blank()
+        for k in range(len(self.copies)):
+            self._begin(k, obs[k])
+        return obs
+
+    def step(self, action: np.ndarray) -> Moment:
+        """Advance every copy; ``action`` is ``[K, n, A]`` or ``[K, n]``. ``next_obs`` of lost transitions is zero."""
+        obs, next_obs = self._blank(), self._blank()
+        reward = np.zeros(self.gone.shape, np.float32)
+        terminated, done = np.zeros_like(self.gone), np.zeros_like(self.gone)
+        lost = self.due.copy()
+        for k, copy in enumerate(self.copies):
+            if self.due[k]:
+                done[k] = True
+                self._begin(k, obs[k])
+                continue
+            seen, reward[k], ended, truncated = copy.step(action[k])
+            _pad(seen, next_obs[k])
+            next_obs[k, self.gone[k]] = 0
+            reward[k, self.gone[k]] = 0
+            self.gone[k] |= ended
+            terminated[k] = self.gone[k]
+            if truncated or self.gone[k].all():
+                done[k] = True
+                self._begin(k, obs[k])
+            else:
+                obs[k] = next_obs[k]
+        return Moment(obs, next_obs, reward, terminated, done, lost)
+
+    def states(self) -> list[State]:
+        """One state per copy; the copy's own part is empty where it cannot be saved."""
+        return [
+            {
+                "due": bool(self.due[k]),
+                "gone": self.gone[k].tolist(),
+                "copy": copy.state_dict() if self.spec.exact_state else {},
+            }
+            for k, copy in enumerate(self.copies)
+        ]
+
+    def load(self, states: Sequence[State]) -> None:
+        """Go on from ``states``; copies that cannot be restored are due."""
+        for k, (copy, state) in enumerate(zip(self.copies, states, strict=True)):
+            self.due[k] = state["due"] or not self.spec.exact_state
+            self.gone[k] = state["gone"]
+            if self.spec.exact_state:
+                copy.load_state_dict(state["copy"])
+
+    def render(self, index: int) -> np.ndarray:
+        return self.copies[index].render()
+
+    def events(self) -> list[str]:
+        return []
+
+    def close(self) -> None:
+        for copy in self.copies:
+            copy.close()
+
+    def _blank(self) -> np.ndarray:
+        return np.zeros((len(self.copies), self.spec.n_agents, self.spec.obs_size), np.float32)
+
+    def _begin(self, k: int, out: np.ndarray) -> None:
+        self.due[k] = False
+        self.gone[k] = False
+        _pad(self.copies[k].reset(), out)
+
+
+def _pad(seen: Sequence[np.ndarray], out: np.ndarray) -> None:
+    """Write observations of different widths into the zeros ``out [n, D]``."""
+    for row, one in zip(out, seen, strict=True):
+        row[: len(one)] = one
+
+
+def copy_seeds(seeds: Sequence[int], copies: int, learners: int = 1) -> list[int]:
+    """One seed per copy in the pool's order (member, learner, copy), of 31 bits since some libraries take no more.
+
+    A copy's seed depends on its member's seed and on its own place, not on how many members or workers there are.
+    """
+    return [derive(s, "env", e, g) % 2**31 for s in seeds for g in range(learners) for e in range(copies)]
+
+
+class CopiesEnv(VectorEnv):
+    """The copies of a pool as one batched environment.
+
+    Args:
+        pool: P * G * E copies of n agents each, in the order of ``copy_seeds``.
+        members: P.
+        copies: E, per member and learner.
+        learners: G. With G > 1 each learner has copies of its own (``spec.independent``): N = G, n = 1. Else N = n.
+
+    Raises:
+        ValueError: for several learners in a task of several agents.
+    """
+
+    def __init__(self, pool: Pool, *, members: int, copies: int, learners: int = 1) -> None:
+        self.pool = pool
+        self.members = members
+        self.copies = copies
+        self.learners = learners
+        spec = pool.spec
+        if learners > 1:
+            if spec.n_agents > 1:
+                raise ValueError(f"independent learners need a task of one agent, {spec.id} has {spec.n_agents}")
+            spec = dataclasses.replace(
+                spec,
+                agents=tuple(f"learner_{g}" for g in range(learners)),
+                obs_sizes=spec.obs_sizes * learners,
+                action_sizes=spec.action_sizes * learners,
+                independent=True,
+            )
+        self.spec = spec
+        self._obs = np.zeros((members * learners * copies, pool.spec.n_agents, spec.obs_size), np.float32)
+        self._events: list[str] = []
+
+    def reset(self) -> Tensor:
+        self._obs = self.pool.reset()
+        return self._fold(self._obs)
+
+    def step(self, action: Tensor) -> Step:
+        per_copy = action.unflatten(1, (self.learners, -1)).transpose(2, 3).flatten(0, 2)
+        moment = self.pool.step(per_copy.contiguous().numpy())
+        lost = None
+        if moment.lost.any():
+            moment.next_obs[moment.lost] = self._obs[moment.lost]
+            lost = self._fold(np.repeat(moment.lost[:, None], self.pool.spec.n_agents, axis=1))
+        self._obs = moment.obs
+        obs, next_obs, reward, terminated, done = map(self._fold, moment[:-1])
+        return Step(obs, next_obs, reward, terminated, done, lost)
+
+    def state_dict(self) -> State:
+        return {
+            "obs": torch.from_numpy(self._obs.copy()),
+            "restarts": torch.from_numpy(self.pool.restarts.copy()),
+            "copies": {str(k): state for k, state in enumerate(self.pool.states())},
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        self._obs = state["obs"].numpy().copy()
+        self.pool.restarts[:] = state["restarts"].numpy()
+        self.pool.load([state["copies"][str(k)] for k in range(len(self._obs))])
+        if not self.spec.exact_state:
+            self._events.append(f"{self.spec.id} cannot save its state: every copy begins a new episode")
+
+    def events(self) -> list[str]:
+        events, self._events = self._events + self.pool.events(), []
+        return events
+
+    def render(self, member: int = 0, copy: int = 0) -> np.ndarray:
+        """The picture of one copy (of the first learner where learners have their own)."""
+        return self.pool.render(member * self.learners * self.copies + copy)
+
+    def close(self) -> None:
+        self.pool.close()
+
+    def _fold(self, array: np.ndarray) -> Tensor:
+        """``[P * G * E, n, ...]`` to ``[P, G * n, E, ...]``, in memory of its own."""
+        split = torch.from_numpy(array).unflatten(0, (self.members, self.learners, self.copies))
+        return split.transpose(2, 3).flatten(1, 2).clone(memory_format=torch.contiguous_format)
+
+
+def generator_state(generator: np.random.Generator | np.random.RandomState) -> State:
+    """The state of a numpy generator as tensors and JSON values."""
+    if isinstance(generator, np.random.RandomState):
+        return pack(generator.get_state(legacy=False))
+    return pack(generator.bit_generator.state)
+
+
+def load_generator(generator: np.random.Generator | np.random.RandomState, state: State) -> None:
+    """The inverse of ``generator_state``; the generator must be of the same kind."""
+    if isinstance(generator, np.random.RandomState):
+        generator.set_state(unpack(state))
+    else:
+        generator.bit_generator.state = unpack(state)
+
+
+def pack(value: Any) -> Any:
+    """Numpy arrays to tensors and numpy numbers to Python's, inside dictionaries too."""
+    if isinstance(value, dict):
+        return {key: pack(v) for key, v in value.items()}
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(value.copy())
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def unpack(value: Any) -> Any:
+    """Tensors back to numpy arrays, inside dictionaries too."""
+    if isinstance(value, dict):
+        return {key: unpack(v) for key, v in value.items()}
+    return value.numpy().copy() if isinstance(value, Tensor) else value

@@ -1,0 +1,225 @@
+"""Any Gymnasium environment: ``gym/CartPole-v1``, ``gym/my_package:MyTask-v0``; N agents are independent learners."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from marl.config import suggestion
+from marl.envs.base import EnvSpec, VectorEnv
+from marl.envs.copies import generator_state, load_generator, pack, unpack
+from marl.envs.workers import make_copies
+from marl.types import State, UserError
+
+CLASSIC = ("CartPole-v1", "Pendulum-v1", "MountainCar-v0", "MountainCarContinuous-v0", "Acrobot-v1")
+"""What ``marl list`` shows; their state is saved exactly, since it is all in plain attributes."""
+
+
+class Keeper(NamedTuple):
+    """How to save what an unwrapped environment holds beside its generator and its step count."""
+
+    save: Callable[[Any], State]
+    load: Callable[[Any, State], None]
+
+
+OWN = Keeper(lambda world: pack(world.state_dict()), lambda world, state: world.load_state_dict(unpack(state)))
+"""For an environment that has ``state_dict`` and ``load_state_dict``."""
+
+
+def keeps_itself(world: Any) -> bool:
+    """Whether ``OWN`` works for an unwrapped environment."""
+    return hasattr(world, "state_dict") and hasattr(world, "load_state_dict")
+
+
+class GymCopy:
+    """One Gymnasium environment with ``Box`` observations (flattened) and ``Box`` or ``Discrete`` actions.
+
+    Args:
+        seed: of its generator.
+        id: the full name, with the family.
+        name: what Gymnasium calls it.
+        options: keywords for ``gymnasium.make``; ``max_episode_steps`` changes the time limit.
+        keeper: how its state is saved; None: by the environment's own ``state_dict`` and ``load_state_dict`` (numpy
+            arrays and JSON values), or not at all where it has none.
+        rules: for ``EnvSpec.rules``.
+
+    Raises:
+        UserError: for an unknown name, keywords it does not take, or spaces of other kinds.
+    """
+
+    def __init__(
+        self, seed: int, id: str, name: str, options: Mapping[str, Any], keeper: Keeper | None, rules: str = ""
+    ) -> None:
+        self.env, self.limit = _make(id, name, options)
+        world = self.env.unwrapped
+        if keeper is None and keeps_itself(world):
+            keeper = OWN
+        self.keeper = keeper
+        self.actions = ActionMap(self.env.action_space, id)
+        self.spec = EnvSpec(
+            id=id,
+            agents=("agent",),
+            obs_sizes=(box_size(self.env.observation_space, id),),
+            action_sizes=(self.actions.size,),
+            discrete=self.actions.discrete,
+            max_steps=self.limit,
+            exact_state=keeper is not None,
+            rules=rules,
+        )
+        self.steps = 0
+        self.env.reset(seed=seed)
+
+    def reset(self) -> list[np.ndarray]:
+        self.steps = 0
+        return [np.asarray(self.env.reset()[0]).reshape(-1)]
+
+    def step(self, action: np.ndarray) -> tuple[list[np.ndarray], np.ndarray, np.ndarray, bool]:
+        obs, reward, terminated, truncated, _ = self.env.step(self.actions(action[0]))
+        self.steps += 1
+        ended = bool(truncated) or (self.limit is not None and self.steps >= self.limit)
+        return [np.asarray(obs).reshape(-1)], np.asarray([reward], np.float64), np.asarray([terminated], bool), ended
+
+    def state_dict(self) -> State:
+        assert self.keeper is not None, "its spec says that it cannot be saved"
+        world = self.env.unwrapped
+        return {
+            "steps": self.steps,
+            "generator": generator_state(world.np_random),
+            "world": self.keeper.save(world),
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        assert self.keeper is not None, "its spec says that it cannot be saved"
+        world = self.env.unwrapped
+        self.env.reset()  # so that wrappers know that an episode is going on
+        self.steps = state["steps"]
+        load_generator(world.np_random, state["generator"])
+        self.keeper.load(world, state["world"])
+
+    def render(self) -> np.ndarray:
+        if self.env.render_mode != "rgb_array":
+            raise UserError(f"{self.spec.id} has no render mode 'rgb_array', so it cannot be drawn")
+        return np.asarray(self.env.render())
+
+    def close(self) -> None:
+        self.env.close()
+
+
+class ActionMap:
+    """From actions in [-1, 1] (or indices from 0) to those of a Gymnasium space.
+
+    Raises:
+        UserError: for a space that is neither ``Discrete`` nor a bounded ``Box``.
+    """
+
+    def __init__(self, space: Any, id: str) -> None:
+        spaces = _gymnasium().spaces
+        self.discrete = isinstance(space, spaces.Discrete)
+        if self.discrete:
+            self.size, self.start = int(space.n), int(space.start)
+        elif isinstance(space, spaces.Box) and space.is_bounded("both"):
+            self.size, self.shape, self.dtype = int(np.prod(space.shape)), space.shape, space.dtype
+            low, high = space.low.reshape(-1).astype(np.float64), space.high.reshape(-1).astype(np.float64)
+            self.center, self.half = (high + low) / 2, (high - low) / 2  # bounds of -1 and 1 leave an action as it is
+        else:
+            raise UserError(f"{id}: expected Discrete or bounded Box actions, got {space}")
+
+    def __call__(self, action: np.ndarray) -> Any:
+        if self.discrete:
+            return self.start + int(action)
+        own = self.center + self.half * np.clip(action[: self.size], -1, 1)
+        return own.reshape(self.shape).astype(self.dtype)
+
+
+def box_size(space: Any, id: str) -> int:
+    """The number of components of a ``Box`` space; raises ``UserError`` for another one."""
+    if not isinstance(space, _gymnasium().spaces.Box):
+        raise UserError(f"{id}: expected Box observations, got {space}")
+    return int(np.prod(space.shape))
+
+
+def plain_state(world: Any) -> State:
+    """Every attribute of an object that is a number, a flag, None, a numpy array or a tuple of numbers."""
+    return {name: pack(_listed(value)) for name, value in vars(world).items() if _is_plain(value)}
+
+
+def load_plain(world: Any, state: State) -> None:
+    """The inverse of ``plain_state``; tuples stay tuples."""
+    for name, value in state.items():
+        value = unpack(value)
+        setattr(world, name, tuple(value) if isinstance(value, list) else value)
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(isinstance(v, int | float | np.number) for v in value)
+    return value is None or isinstance(value, bool | int | float | np.number | np.ndarray)
+
+
+def _listed(value: Any) -> Any:
+    return [pack(v) for v in value] if isinstance(value, tuple) else value
+
+
+def _gymnasium() -> Any:
+    try:
+        import gymnasium
+    except ImportError:
+        raise UserError("gym/* and mujoco/* need gymnasium: pip install gymnasium") from None
+    return gymnasium
+
+
+def _make(id: str, name: str, options: Mapping[str, Any]) -> tuple[Any, int | None]:
+    """The environment without a time limit of its own, and the limit in steps that it should have."""
+    gymnasium = _gymnasium()
+    from gymnasium.envs.registration import load_env_creator
+
+    options = dict(options)
+    try:
+        spec = gymnasium.spec(name)  # imports the module of ``module:Name-v0``
+        limit = options.pop("max_episode_steps", spec.max_episode_steps)
+        creator = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
+        if "rgb_array" in (getattr(creator, "metadata", None) or {}).get("render_modes", ()):
+            options.setdefault("render_mode", "rgb_array")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # an older version is what was asked for
+            env = gymnasium.make(name, max_episode_steps=-1, disable_env_checker=True, **options)
+    except gymnasium.error.DependencyNotInstalled as error:
+        raise UserError(f"{id}: {' '.join(str(error).split())}") from None
+    except (gymnasium.error.Error, ImportError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"no environment {id!r} ({reason}){suggestion(name, gymnasium.registry)}") from None
+    except TypeError as error:
+        raise UserError(f"{id} does not take these keywords: {' '.join(str(error).split())}") from None
+    if limit is not None and (not isinstance(limit, int) or limit < 1):
+        raise UserError(f"{id}: max_episode_steps is a positive number of steps, got {limit!r}")
+    return env, limit
+
+
+class Gym:
+    """``gym/ID``: every keyword of ``--env.X`` is handed to ``gymnasium.make``; N agents are N independent learners."""
+
+    options: type | None = None
+
+    def names(self) -> Sequence[str]:
+        return CLASSIC
+
+    def make(
+        self, name: str, *, seeds: Sequence[int], copies: int, agents: int | None, workers: int, options: Any
+    ) -> VectorEnv:
+        keeper = Keeper(plain_state, load_plain) if name in CLASSIC else None
+        build = functools.partial(GymCopy, id=f"gym/{name}", name=name, options=options, keeper=keeper)
+        return make_copies(build, seeds=seeds, copies=copies, learners=learners(f"gym/{name}", agents), workers=workers)
+
+
+def learners(id: str, agents: int | None) -> int:
+    """How many independent learners ``agents`` asks for; raises ``UserError`` unless that is positive."""
+    if agents is not None and agents < 1:
+        raise UserError(f"{id}: the number of agents must be at least 1, got {agents}")
+    return agents or 1
+
+
+FAMILY = Gym()

@@ -1,0 +1,143 @@
+"""Any PettingZoo parallel environment by the name of its module: ``pettingzoo/pettingzoo.butterfly.pistonball_v6``."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from marl.envs.base import EnvSpec, VectorEnv
+from marl.envs.gym import OWN, ActionMap, box_size, keeps_itself
+from marl.envs.workers import make_copies
+from marl.types import State, UserError
+
+MODULES = (
+    "pettingzoo.butterfly.cooperative_pong_v6",
+    "pettingzoo.butterfly.knights_archers_zombies_v11",
+    "pettingzoo.butterfly.pistonball_v6",
+    "pettingzoo.sisl.multiwalker_v9",
+    "pettingzoo.sisl.pursuit_v5",
+)
+"""What ``marl list`` shows; any module with ``parallel_env(**keywords)`` will do."""
+
+
+class PettingZooCopy:
+    """One parallel environment with ``Box`` observations (flattened), all actions ``Box`` or all ``Discrete``.
+
+    An agent that left has terminated. One that is truncated ends the episode of all: a time limit is of the whole game.
+    The state is saved through the environment's own ``state_dict`` and ``load_state_dict`` (numpy arrays and JSON
+    values, the generator and the list ``agents`` included) where it has them.
+
+    Args:
+        seed: of its generator.
+        id: the full name, with the family.
+        module: where ``parallel_env`` is.
+        options: its keywords.
+
+    Raises:
+        UserError: for a module that is not there or has no ``parallel_env``, wrong keywords, or spaces of other kinds.
+    """
+
+    def __init__(self, seed: int, id: str, module: str, options: Mapping[str, Any]) -> None:
+        self.env = _make(id, module, options)
+        self.names = list(self.env.possible_agents)
+        self.sizes = [box_size(self.env.observation_space(a), id) for a in self.names]
+        self.actions = [ActionMap(self.env.action_space(a), id) for a in self.names]
+        if len({action.discrete for action in self.actions}) > 1:
+            raise UserError(f"{id}: expected agents that all act by Box or all by Discrete, got both kinds")
+        self.spec = EnvSpec(
+            id=id,
+            agents=tuple(map(str, self.names)),
+            obs_sizes=tuple(self.sizes),
+            action_sizes=tuple(action.size for action in self.actions),
+            discrete=self.actions[0].discrete,
+            max_steps=getattr(self.env.unwrapped, "max_cycles", None),
+            exact_state=keeps_itself(self.env.unwrapped),
+        )
+        self.env.reset(seed=seed)
+
+    def reset(self) -> list[np.ndarray]:
+        return self._listed(self.env.reset()[0])
+
+    def step(self, action: np.ndarray) -> tuple[list[np.ndarray], np.ndarray, np.ndarray, bool]:
+        present = set(self.env.agents)
+        chosen = {
+            a: to(action[i]) for i, (a, to) in enumerate(zip(self.names, self.actions, strict=True)) if a in present
+        }
+        obs, rewards, terminations, truncations, _ = self.env.step(chosen)
+        reward = np.asarray([rewards.get(a, 0.0) for a in self.names], np.float64)
+        terminated = np.asarray([a not in present or bool(terminations.get(a, True)) for a in self.names])
+        truncated = any(truncations.get(a, False) for a in present) or not self.env.agents
+        return self._listed(obs), reward, terminated, truncated
+
+    def state_dict(self) -> State:
+        return OWN.save(self.env.unwrapped)
+
+    def load_state_dict(self, state: State) -> None:
+        OWN.load(self.env.unwrapped, state)
+
+    def render(self) -> np.ndarray:
+        picture = self.env.render()
+        if not isinstance(picture, np.ndarray):
+            raise UserError(f"{self.spec.id} has no render mode 'rgb_array', so it cannot be drawn")
+        return picture
+
+    def close(self) -> None:
+        self.env.close()
+
+    def _listed(self, obs: Mapping[Any, np.ndarray]) -> list[np.ndarray]:
+        """One flat observation per agent; nothing, which is padded with zeros, of those that are away."""
+        return [np.asarray(obs[a]).reshape(-1) if a in obs else np.zeros(0) for a in self.names]
+
+
+def _make(id: str, module: str, options: Mapping[str, Any]) -> Any:
+    try:
+        build = importlib.import_module(module).parallel_env
+        env = build(**options)
+        modes = env.metadata.get("render_modes", ())
+        if (
+            "rgb_array" in modes
+            and "render_mode" not in options
+            and getattr(env.unwrapped, "render_mode", None) is None
+        ):
+            env.close()
+            env = build(**options, render_mode="rgb_array")
+        return env
+    except ImportError as error:
+        group = module.split(".")[1] if module.startswith("pettingzoo.") and module.count(".") > 1 else ""
+        hint = f"; pip install 'pettingzoo[{group}]'" if group else ""
+        raise UserError(f"{id}: cannot import {module!r} ({' '.join(str(error).split())}){hint}") from None
+    except AttributeError as error:
+        if "parallel_env" not in str(error):
+            raise
+        raise UserError(f"{id}: the module {module!r} has no parallel_env(...)") from None
+    except TypeError as error:
+        raise UserError(f"{id} does not take these keywords: {' '.join(str(error).split())}") from None
+
+
+class PettingZoo:
+    """``pettingzoo/MODULE``: every keyword of ``--env.X`` is handed to the module's ``parallel_env``."""
+
+    options: type | None = None
+
+    def names(self) -> Sequence[str]:
+        return MODULES
+
+    def make(
+        self, name: str, *, seeds: Sequence[int], copies: int, agents: int | None, workers: int, options: Any
+    ) -> VectorEnv:
+        id = f"pettingzoo/{name}"
+        build = functools.partial(PettingZooCopy, id=id, module=name, options=options)
+        env = make_copies(build, seeds=seeds, copies=copies, workers=workers)
+        if agents not in (None, env.spec.n_agents):
+            env.close()
+            raise UserError(
+                f"{id} has {env.spec.n_agents} agents, not {agents}; a keyword of its own may set the number"
+            )
+        return env
+
+
+FAMILY = PettingZoo()

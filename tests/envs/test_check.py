@@ -1,0 +1,234 @@
+"""Each usual bug, put into a good environment, is caught by ``check_env`` and named."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from marl.envs import EnvSpec, Step, VectorEnv
+from marl.envs.check import ContractError, check_env
+from marl.streams import Streams
+from marl.types import State
+
+LIMIT = 5
+
+
+class Walk(VectorEnv):
+    """Two agents walk on a line from a random place; the task ends above 1, the time after 5 steps.
+
+    Agent 0 observes its place, agent 1 its place and its last step.
+    """
+
+    def __init__(self, seeds: Sequence[int]) -> None:
+        self.spec = EnvSpec("walk", ("a", "b"), (1, 2), (1, 2), discrete=False, max_steps=LIMIT)
+        self.members, self.copies = len(seeds), 3
+        self.streams = Streams(seeds, "walk")
+        self.age = torch.zeros(self.members, 1, self.copies, dtype=torch.int64)
+        self.place = self.streams.uniform(2, 3)
+        self.pace = torch.zeros_like(self.place)
+
+    def observe(self) -> Tensor:
+        obs = torch.stack([self.place, self.pace], dim=-1)
+        obs[:, 0, :, 1] = 0
+        return obs
+
+    def reset(self) -> Tensor:
+        self.age = torch.zeros_like(self.age)
+        self.place, self.pace = self.streams.uniform(2, 3), torch.zeros_like(self.pace)
+        return self.observe()
+
+    def step(self, action: Tensor) -> Step:
+        self.pace = action[..., 0]
+        self.place = self.place + 0.3 * self.pace
+        self.age = self.age + 1
+        terminated = (self.place > 1).all(1, keepdim=True).expand(-1, 2, -1).clone()
+        done = terminated | (self.age >= LIMIT)
+        next_obs = self.observe()
+        reward = self.place.clone()
+        self.place = torch.where(done, self.streams.uniform(2, 3), self.place)
+        self.pace = torch.where(done, 0.0, self.pace)
+        self.age = torch.where(done[:, :1], 0, self.age)
+        return Step(self.observe(), next_obs, reward, terminated, done)
+
+    def state_dict(self) -> State:
+        tensors = {"age": self.age.clone(), "place": self.place.clone(), "pace": self.pace.clone()}
+        return {**tensors, "streams": self.streams.state_dict()}
+
+    def load_state_dict(self, state: State) -> None:
+        self.age, self.place, self.pace = (state[k].clone() for k in ("age", "place", "pace"))
+        self.streams.load_state_dict(state["streams"])
+
+
+def test_a_good_environment_passes() -> None:
+    check_env(Walk)
+
+
+class Altered(Walk):
+    """``Walk`` whose answers are changed on the way out."""
+
+    def change(self, step: Step) -> Step:
+        return step
+
+    def step(self, action: Tensor) -> Step:
+        return self.change(super().step(action))
+
+
+class TerminatesAtLimit(Altered):
+    def change(self, step: Step) -> Step:
+        return step._replace(terminated=step.done)
+
+
+class ForgetsFinalObservation(Altered):
+    def change(self, step: Step) -> Step:
+        return step._replace(next_obs=step.obs.clone())
+
+
+class DirtyPadding(Altered):
+    def change(self, step: Step) -> Step:
+        obs, next_obs = step.obs.clone(), step.next_obs.clone()
+        obs[:, 0, :, 1] = next_obs[:, 0, :, 1] = 7
+        return step._replace(obs=obs, next_obs=next_obs)
+
+
+class DoubleReward(Altered):
+    def change(self, step: Step) -> Step:
+        return step._replace(reward=step.reward.double())
+
+
+class TeamRewardOfOneAgent(Altered):
+    def change(self, step: Step) -> Step:
+        return step._replace(reward=step.reward[:, :1])
+
+
+class NotFinite(Altered):
+    def change(self, step: Step) -> Step:
+        return step._replace(reward=step.reward / 0)
+
+
+class SlowReset(Altered):
+    """Answers the first observation of the next episode, but says nothing of the end."""
+
+    def change(self, step: Step) -> Step:
+        return step._replace(done=step.terminated, obs=torch.where(step.terminated[..., None], step.obs, step.next_obs))
+
+
+class UnevenDone(Altered):
+    def change(self, step: Step) -> Step:
+        done = step.done.clone()
+        done[:, 1] = True
+        return step._replace(done=done)
+
+
+class ReturnsItsBuffer(Walk):
+    def step(self, action: Tensor) -> Step:
+        step = super().step(action)
+        self.buffer = getattr(self, "buffer", step.obs)
+        return step._replace(obs=self.buffer.copy_(step.obs))
+
+
+class ReadsPadding(Walk):
+    def step(self, action: Tensor) -> Step:
+        step = super().step(action)
+        return step._replace(reward=step.reward + action[..., 1])
+
+
+class ScalesTheAction(Walk):
+    def step(self, action: Tensor) -> Step:
+        return super().step(action.mul_(0.5))
+
+
+class Unseeded(Walk):
+    def __init__(self, seeds: Sequence[int]) -> None:
+        super().__init__(list(np.random.default_rng().integers(2**31, size=len(seeds))))
+
+
+class SharedStream(Walk):
+    """All members draw from one generator, so a member's numbers depend on who else is there."""
+
+    def __init__(self, seeds: Sequence[int]) -> None:
+        super().__init__([s + len(seeds) for s in seeds])
+
+
+class ForgetsGenerator(Walk):
+    def load_state_dict(self, state: State) -> None:
+        super().load_state_dict({**state, "streams": self.streams.state_dict()})
+
+
+class ForgetsAge(Walk):
+    def load_state_dict(self, state: State) -> None:
+        super().load_state_dict({**state, "age": self.age})
+
+
+class SavesWithoutCopy(Walk):
+    def state_dict(self) -> State:
+        return {**super().state_dict(), "age": self.age}
+
+    def step(self, action: Tensor) -> Step:
+        age = self.age
+        step = super().step(action)
+        self.age = age.copy_(self.age)
+        return step
+
+
+class SavesArrays(Walk):
+    def state_dict(self) -> State:
+        return {**super().state_dict(), "extra": np.zeros(1)}
+
+
+class SilentRestart(Walk):
+    """Says that it cannot be saved, restarts, and does not tell that the transition is lost."""
+
+    def __init__(self, seeds: Sequence[int]) -> None:
+        super().__init__(seeds)
+        self.spec = EnvSpec("walk", ("a", "b"), (1, 2), (1, 2), discrete=False, max_steps=LIMIT, exact_state=False)
+
+    def load_state_dict(self, state: State) -> None:
+        self.reset()
+
+
+class PaysTheDeparted(Altered):
+    """Agent 1 leaves at its second step, and goes on earning."""
+
+    def change(self, step: Step) -> Step:
+        terminated = step.terminated.clone()
+        terminated[:, 1] = (self.age[:, 0] >= 2) | (step.done[:, 1])
+        blank = (self.age[:, 0] >= 3) | step.done[:, 1]
+        next_obs, obs = step.next_obs.clone(), step.obs.clone()
+        next_obs[:, 1] = torch.where(blank[..., None], 0.0, next_obs[:, 1])
+        obs[:, 1] = torch.where((blank & ~step.done[:, 1])[..., None], 0.0, obs[:, 1])
+        return step._replace(terminated=terminated, next_obs=next_obs, obs=obs)
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (TerminatesAtLimit, "terminated is set at the time limit"),
+        (ForgetsFinalObservation, "next_obs is the next episode's first observation"),
+        (DirtyPadding, "padding that is not zero"),
+        (DoubleReward, "reward of step 0 must be torch.float32"),
+        (TeamRewardOfOneAgent, "reward of step 0 must have shape"),
+        (NotFinite, "reward of step 0 is not finite"),
+        (SlowReset, "passed the limit of 5 steps"),
+        (UnevenDone, "differ where the episode goes on|done differs"),
+        (ReturnsItsBuffer, "wrote into a tensor that was returned earlier"),
+        (ReadsPadding, "differ only in padding differ in reward"),
+        (ScalesTheAction, "changed the action tensor"),
+        (Unseeded, "two environments of equal seeds differ"),
+        (SharedStream, "member 0 alone and in the population differ"),
+        (ForgetsGenerator, "restored in a new object"),
+        (ForgetsAge, "runs restored in"),
+        (SavesWithoutCopy, "what state_dict returned changed"),
+        (SavesArrays, "state_dict.extra is ndarray"),
+        (SilentRestart, "not marked as lost"),
+        (PaysTheDeparted, "an agent that left is still paid"),
+    ],
+)
+def test_a_usual_bug_is_caught(broken: Any, message: str) -> None:
+    with pytest.raises(ContractError, match=message) as caught:
+        check_env(broken)
+    assert "\n" not in str(caught.value)

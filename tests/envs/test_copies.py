@@ -1,0 +1,159 @@
+"""Numpy copies laid out as [P, N, E, ...], and what the pool adds: padding, resets, agents that leave."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+import torch
+from toy_copies import Toy
+
+from marl.envs import EnvSpec
+from marl.envs.check import check_env
+from marl.envs.copies import CopiesEnv, LocalPool, copy_seeds, generator_state, load_generator
+from marl.envs.workers import make_copies
+
+
+def toy(seeds: tuple[int, ...] = (0,), copies: int = 1, exact: bool = True) -> CopiesEnv:
+    return make_copies(functools.partial(Toy, exact=exact), seeds=seeds, copies=copies)
+
+
+def zeros(env: CopiesEnv) -> torch.Tensor:
+    return torch.zeros(env.members, env.spec.n_agents, env.copies, 1)
+
+
+class Solo(Toy):
+    """The second agent of ``Toy``, never leaving before the time is up; it is paid its own action."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        self.spec = EnvSpec("solo", ("a",), (2,), (1,), discrete=False)
+
+    def observe(self) -> list[np.ndarray]:
+        return super().observe()[1:]
+
+    def step(self, action: np.ndarray) -> tuple[list[np.ndarray], np.ndarray, np.ndarray, bool]:
+        obs, _, _, _ = super().step(action * 0)
+        return obs, action[:, 0], np.array([self.drawn < 0.1]), self.time == 6
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_copies_keep_the_contract(exact: bool) -> None:
+    check_env(lambda seeds: make_copies(functools.partial(Toy, exact=exact), seeds=seeds, copies=2))
+
+
+def test_independent_learners_keep_the_contract() -> None:
+    check_env(lambda seeds: make_copies(Solo, seeds=seeds, copies=2, learners=3))
+
+
+def test_an_agent_that_left_sees_zeros_earns_nothing_and_stays_terminated_to_the_end() -> None:
+    env = toy()
+    env.reset()
+    steps = [env.step(zeros(env)) for _ in range(4)]
+    # agent 1 leaves at step 2: its last observation and reward count, then zeros; agent 0 ends the episode at step 4
+    assert [s.terminated[0, :, 0].tolist() for s in steps] == [
+        [False, False],
+        [False, True],
+        [False, True],
+        [True, True],
+    ]
+    assert [s.done[0, :, 0].tolist() for s in steps] == [[False, False]] * 3 + [[True, True]]
+    assert [s.next_obs[0, 1, 0, 1].item() for s in steps] == [1, 2, 0, 0]
+    assert steps[1].reward[0, 1, 0] == steps[1].next_obs[0, 1, 0, 0] != 0
+    assert [s.reward[0, 1, 0].item() for s in steps[2:]] == [0, 0]
+
+
+def test_the_step_that_ends_an_episode_shows_its_last_observation_and_the_next_first_one() -> None:
+    env = toy()
+    env.reset()
+    for _ in range(4):
+        step = env.step(zeros(env))
+    assert step.next_obs[0, 0, 0, 0] == 4 and step.obs[0, 0, 0, 0] == 0
+    assert env.step(zeros(env)).next_obs[0, 0, 0, 0] == 1
+    assert not env.step(zeros(env)).done.any()
+
+
+def test_narrow_observations_are_padded_with_zeros() -> None:
+    env = toy()
+    env.reset()
+    obs = env.step(zeros(env)).obs
+    assert obs.shape == (1, 2, 1, 2) and obs.dtype == torch.float32
+    assert obs[0, 0, 0].tolist() == [1.0, 0.0]  # agent 0 sees the step only
+
+
+def test_every_action_reaches_its_own_copy_and_agent() -> None:
+    class Echo(Toy):
+        """Pays each agent its own action."""
+
+        def step(self, action: np.ndarray) -> tuple[list[np.ndarray], np.ndarray, np.ndarray, bool]:
+            obs, _, _, _ = super().step(action * 0)
+            return obs, action[:, 0], np.zeros(2, bool), False
+
+    for env in (
+        make_copies(Echo, seeds=[5, 6, 7], copies=4),
+        make_copies(Solo, seeds=[5, 6, 7], copies=4, learners=2),
+    ):
+        env.reset()
+        action = torch.rand(3, 2, 4, 1) / 2  # P = 3, N = 2, E = 4
+        assert torch.equal(env.step(action).reward, action[..., 0])
+
+
+def test_independent_learners_are_named_and_their_episodes_end_on_their_own() -> None:
+    env = make_copies(Solo, seeds=[0], copies=1, learners=20)
+    assert env.spec.agents[:2] == ("learner_0", "learner_1")
+    assert env.spec.obs_sizes == (2,) * 20 and env.spec.independent
+    env.reset()
+    done = env.step(torch.zeros(1, 20, 1, 1)).done
+    assert done.any() and not done.all()  # a chance of .1 each; the seeds are fixed
+
+
+def test_several_learners_in_a_task_of_several_agents_are_refused() -> None:
+    with pytest.raises(ValueError, match="toy has 2"):
+        make_copies(Toy, seeds=[0], copies=1, learners=2)
+
+
+def test_a_copy_has_the_same_seed_whoever_else_is_there() -> None:
+    # order: member, learner, copy. Member 7's seeds are the last ones, and a prefix of those with more copies
+    assert copy_seeds([3, 7], 2, 2)[4:] == copy_seeds([7], 2, 2)
+    assert copy_seeds([7], 5)[:2] == copy_seeds([7], 2)
+    many = copy_seeds(range(20), 8, 4)
+    assert len(set(many)) == len(many) and all(0 <= seed < 2**31 for seed in many)
+
+
+def test_without_an_exact_state_loading_says_so_and_the_transition_is_lost() -> None:
+    env = toy(exact=False)
+    env.reset()
+    for _ in range(2):
+        before = env.step(zeros(env))
+    state = env.state_dict()
+    other = toy(seeds=(9,), exact=False)
+    other.load_state_dict(state)
+    assert other.events() == ["toy cannot save its state: every copy begins a new episode"]
+    step = other.step(zeros(env))
+    assert step.lost is not None and step.lost.all() and step.done.all()
+    assert not step.terminated.any() and not step.reward.any()
+    assert torch.equal(step.next_obs, before.obs)
+    assert step.obs[0, 0, 0, 0] == 0
+    step = other.step(zeros(env))
+    assert step.lost is None and step.obs[0, 0, 0, 0] == 1
+
+
+def test_rendering_picks_the_copy() -> None:
+    env = toy(seeds=(0, 1), copies=2)
+    env.reset()
+    pool = env.pool
+    assert isinstance(pool, LocalPool)
+    pool.copies[3].step(np.zeros((2, 1)))  # only the last copy of the last member moves
+    assert [int(env.render(p, e).max()) for p in (0, 1) for e in (0, 1)] == [0, 0, 0, 1]
+
+
+@pytest.mark.parametrize("make", [np.random.default_rng, np.random.RandomState])
+def test_generators_go_on_exactly_from_their_saved_state(make: type) -> None:
+    one, two = make(1), make(2)
+    one.normal(size=3)  # RandomState keeps half of a pair of normal numbers: that counts as well
+    state = generator_state(one)
+    load_generator(two, state)
+    assert one.normal(size=5).tolist() == two.normal(size=5).tolist()
+    load_generator(two, state)  # the first load has not eaten the state
+    assert two.normal(size=5).tolist() != one.normal(size=5).tolist()

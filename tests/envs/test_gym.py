@@ -1,0 +1,141 @@
+"""Any Gymnasium id: spaces, bounds, time limits, saved states, and one-line errors."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box, Discrete, MultiDiscrete
+
+from marl.envs import make_env
+from marl.envs.check import check_env
+from marl.envs.gym import CLASSIC
+from marl.types import UserError
+
+
+class Told(gymnasium.Env):
+    """Observes the action that it was given, in its own units, with spaces chosen by keyword."""
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
+
+    def __init__(self, action: str = "box", obs: str = "box") -> None:
+        kinds = {
+            "box": Box(np.array([[0.0, -4.0]], np.float32), np.array([[10.0, 4.0]], np.float32)),
+            "discrete": Discrete(3, start=5),
+            "unbounded": Box(-np.inf, np.inf, (1,)),
+            "multi": MultiDiscrete([2, 2]),
+        }
+        self.action_space = kinds[action]
+        self.observation_space = Box(-99, 99, (1, 2)) if obs == "box" else Discrete(4)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        return np.zeros((1, 2), np.float32), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        return np.broadcast_to(np.asarray(action, np.float32), (1, 2)), 0.0, False, False, {}
+
+
+class Counter(Told):
+    """A random walk that can save itself."""
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self.place = self.np_random.normal(size=(1, 2))
+        return self.place.astype(np.float32), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.place = self.place + self.np_random.normal(size=(1, 2))
+        return self.place.astype(np.float32), float(self.place[0, 0]), bool(self.place[0, 1] > 2), False, {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"place": self.place}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.place = state["place"]
+
+
+gymnasium.register("marl-test/Told-v0", entry_point=Told, max_episode_steps=4)
+gymnasium.register("marl-test/Counter-v0", entry_point=Counter, max_episode_steps=9)
+
+
+@pytest.mark.parametrize("name", CLASSIC)
+def test_classic_control_keeps_the_contract(name: str) -> None:
+    check_env(lambda seeds: make_env(f"gym/{name}", seeds=seeds, copies=2, options={"max_episode_steps": 17}))
+
+
+def test_an_environment_with_its_own_state_dict_is_exact_and_another_restarts() -> None:
+    for name, exact in (("Counter", True), ("Told", False)):
+        assert make_env(f"gym/marl-test/{name}-v0").spec.exact_state == exact
+        check_env(lambda seeds, name=name: make_env(f"gym/marl-test/{name}-v0", seeds=seeds, agents=2))
+
+
+def test_actions_in_minus_one_to_one_cover_the_bounds() -> None:
+    env = make_env("gym/marl-test/Told-v0")
+    env.reset()
+    assert (env.spec.action_sizes, env.spec.discrete) == ((2,), False)
+    # bounds (0, 10) and (-4, 4): -1 -> low, 0 -> middle, .5 -> three quarters; beyond 1 -> high
+    for given, told in [((-1, -1), (0, -4)), ((0, 0), (5, 0)), ((0.5, 0.5), (7.5, 2)), ((3, 1), (10, 4))]:
+        step = env.step(torch.tensor(given, dtype=torch.float32).view(1, 1, 1, 2))
+        assert step.next_obs.flatten().tolist() == list(told)
+
+
+def test_indices_begin_at_the_start_of_a_discrete_space() -> None:
+    env = make_env("gym/marl-test/Told-v0", options={"action": "discrete"})
+    env.reset()
+    assert (env.spec.action_sizes, env.spec.discrete) == ((3,), True)
+    assert env.step(torch.tensor([[[2]]])).next_obs.flatten().tolist() == [7.0, 7.0]
+
+
+def test_the_time_limit_truncates_and_can_be_changed() -> None:
+    for options, limit in (({}, 4), ({"max_episode_steps": 2}, 2)):
+        env = make_env("gym/marl-test/Told-v0", options=options)
+        env.reset()
+        steps = [env.step(torch.zeros(1, 1, 1, 2)) for _ in range(2 * limit)]
+        assert env.spec.max_steps == limit
+        assert [t + 1 for t, s in enumerate(steps) if s.done.any()] == [limit, 2 * limit]
+        assert not any(s.terminated.any() for s in steps)
+
+
+def test_classic_control_steps_like_gymnasium_itself() -> None:
+    env = make_env("gym/Pendulum-v1", seeds=[0])
+    theirs = gymnasium.make("Pendulum-v1")
+    theirs.reset(seed=0)
+    env.reset()
+    theirs.unwrapped.state = env.pool.copies[0].env.unwrapped.state.copy()  # type: ignore[attr-defined]
+    for _ in range(5):
+        step = env.step(torch.full((1, 1, 1, 1), 0.25))
+        obs, reward, *_ = theirs.step(np.array([0.5], np.float32))  # torque in [-2, 2]
+        assert step.obs.flatten().tolist() == obs.tolist()
+        assert step.reward.item() == np.float32(reward)
+
+
+@pytest.mark.parametrize(
+    ("id", "options", "message"),
+    [
+        ("gym/CartPole-v9", {}, "no environment 'gym/CartPole-v9'"),
+        ("gym/CartPoole-v1", {}, "CartPole-v1"),
+        ("gym/no_such_module:Thing-v0", {}, "no_such_module"),
+        ("gym/CartPole-v1", {"wheels": 3}, "does not take these keywords.*wheels"),
+        ("gym/CartPole-v1", {"max_episode_steps": 0}, "positive number of steps, got 0"),
+        ("gym/marl-test/Told-v0", {"action": "unbounded"}, "expected Discrete or bounded Box actions, got Box"),
+        ("gym/marl-test/Told-v0", {"action": "multi"}, "got MultiDiscrete"),
+        ("gym/marl-test/Told-v0", {"obs": "discrete"}, "expected Box observations, got Discrete"),
+        ("gym/CartPole-v1", {"agents": -1}, "at least 1, got -1"),
+    ],
+)
+def test_mistakes_are_one_line(id: str, options: dict[str, Any], message: str) -> None:
+    agents = options.pop("agents", None)
+    with pytest.raises(UserError, match=message) as caught:
+        make_env(id, agents=agents, options=options)
+    assert "\n" not in str(caught.value)
+
+
+def test_drawing_what_cannot_be_drawn_is_one_line() -> None:
+    env = make_env("gym/marl-test/Told-v0")
+    env.reset()
+    with pytest.raises(UserError, match="no render mode 'rgb_array'"):
+        env.render()

@@ -1,0 +1,149 @@
+"""PettingZoo parallel environments by module name."""
+
+from __future__ import annotations
+
+import sys
+import types
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box, Dict, Discrete
+
+from marl.envs import make_env
+from marl.envs.check import check_env
+from marl.types import UserError
+
+pytest.importorskip("pettingzoo")
+from pettingzoo import ParallelEnv
+
+
+class Relay(ParallelEnv):
+    """Runner "a" sees a number, "b" two; b leaves at step 2, a's race ends at step 5, or the time is up for both.
+
+    a is paid its own action, b twice its own.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"name": "relay", "render_modes": ["rgb_array"]}
+
+    def __init__(self, limit: int = 9, actions: str = "box", render_mode: str | None = None) -> None:
+        self.possible_agents, self.render_mode, self.limit = ["a", "b"], render_mode, limit
+        first = {"box": Box(0, 1, (1,)), "discrete": Discrete(2), "mixed": Discrete(2), "dict": Dict()}[actions]
+        second = {"discrete": Discrete(3)}.get(actions, Box(-1, 1, (2,)))
+        self.spaces = {"a": first, "b": second}
+
+    def observation_space(self, agent: str) -> Box:
+        return Box(-9, 9, (1,) if agent == "a" else (2, 1))
+
+    def action_space(self, agent: str) -> Any:
+        return self.spaces[agent]
+
+    def look(self) -> dict[str, np.ndarray]:
+        noise = self.rng.random()
+        all_obs = {"a": np.array([self.time + noise]), "b": np.array([[self.time], [noise]])}
+        return {agent: all_obs[agent] for agent in self.agents}
+
+    def reset(self, seed: int | None = None, options: Any = None) -> tuple[dict, dict]:
+        if seed is not None:
+            self.rng = np.random.default_rng(seed)
+        self.agents, self.time = list(self.possible_agents), 0
+        return self.look(), {}
+
+    def step(self, actions: dict[str, Any]) -> tuple[dict, dict, dict, dict, dict]:
+        assert set(actions) == set(self.agents)
+        self.time += 1
+        pay = {"a": 1.0, "b": 2.0}
+        rewards = {agent: pay[agent] * float(np.ravel(action)[0]) for agent, action in actions.items()}
+        ends = {"a": self.time == 5, "b": self.time == 2}
+        terminations = {agent: ends[agent] for agent in self.agents}
+        truncations = {agent: self.time >= self.limit for agent in self.agents}
+        obs = self.look()
+        self.agents = [a for a in self.agents if not terminations[a] and not truncations[a]]
+        return obs, rewards, terminations, truncations, {}
+
+    def render(self) -> np.ndarray | None:
+        return np.full((2, 2, 3), self.time, np.uint8) if self.render_mode == "rgb_array" else None
+
+    def close(self) -> None:
+        pass
+
+
+class Saved(Relay):
+    """``Relay`` that can save itself."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"time": self.time, "agents": list(self.agents), "rng": self.rng.bit_generator.state}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.time, self.agents = state["time"], list(state["agents"])
+        self.rng = np.random.default_rng()
+        self.rng.bit_generator.state = state["rng"]
+
+
+@pytest.fixture(autouse=True)
+def modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, kind in (("relay_module", Relay), ("saved_module", Saved), ("empty_module", None)):
+        module = types.ModuleType(name)
+        if kind:
+            module.parallel_env = kind  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, name, module)
+
+
+@pytest.mark.parametrize("limit", [3, 9])
+@pytest.mark.parametrize("module", ["relay_module", "saved_module"])
+@pytest.mark.parametrize("actions", ["box", "discrete"])
+def test_a_users_own_module_keeps_the_contract(module: str, actions: str, limit: int) -> None:
+    options = {"limit": limit, "actions": actions}
+    check_env(lambda seeds: make_env(f"pettingzoo/{module}", seeds=seeds, copies=2, options=options), steps=31)
+
+
+@pytest.mark.parametrize("options", [{}, {"continuous_actions": True, "max_cycles": 9}])
+def test_a_published_module_keeps_the_contract(options: dict[str, Any]) -> None:
+    pytest.importorskip("mpe2")
+    id = "pettingzoo/mpe2.simple_adversary_v3"
+    check_env(lambda seeds: make_env(id, seeds=seeds, copies=2, options=options), steps=30)
+    env = make_env(id, options=options)
+    assert env.spec.obs_sizes == (8, 10, 10) and not env.spec.exact_state
+    assert env.spec.max_steps == options.get("max_cycles", 25)
+
+
+def test_an_agent_that_leaves_early_has_terminated_and_is_not_asked_again() -> None:
+    env = make_env("pettingzoo/saved_module")
+    env.reset()
+    steps = [env.step(torch.ones(1, 2, 1, 2)) for _ in range(5)]  # Relay itself asserts whom it hears from
+    assert [s.terminated[0, :, 0].tolist() for s in steps] == [[False, False], *[[False, True]] * 3, [True, True]]
+    assert [s.reward[0, :, 0].tolist() for s in steps] == [[1, 2], [1, 2], [1, 0], [1, 0], [1, 0]]
+    assert [s.done.all().item() for s in steps] == [False] * 4 + [True]
+
+
+def test_the_time_limit_truncates_whoever_is_left() -> None:
+    env = make_env("pettingzoo/relay_module", options={"limit": 3})
+    env.reset()
+    step = [env.step(torch.ones(1, 2, 1, 2)) for _ in range(3)][-1]
+    assert step.done.all() and step.terminated[0, :, 0].tolist() == [False, True]
+
+
+def test_it_can_be_drawn_without_asking() -> None:
+    env = make_env("pettingzoo/relay_module")
+    env.reset()
+    env.step(torch.ones(1, 2, 1, 2))
+    assert (env.render() == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("module", "options", "message"),
+    [
+        ("no_such_module", {}, "cannot import 'no_such_module'"),
+        ("empty_module", {}, "the module 'empty_module' has no parallel_env"),
+        ("relay_module", {"shoes": 2}, "does not take these keywords.*shoes"),
+        ("relay_module", {"actions": "mixed"}, "all act by Box or all by Discrete"),
+        ("relay_module", {"actions": "dict"}, "expected Discrete or bounded Box actions, got Dict"),
+        ("relay_module", {"agents": 3}, "has 2 agents, not 3"),
+    ],
+)
+def test_mistakes_are_one_line(module: str, options: dict[str, Any], message: str) -> None:
+    agents = options.pop("agents", None)
+    with pytest.raises(UserError, match=message) as caught:
+        make_env(f"pettingzoo/{module}", agents=agents, options=options)
+    assert "\n" not in str(caught.value)

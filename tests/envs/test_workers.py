@@ -1,0 +1,176 @@
+"""Worker processes: equal to the bit to copies in this process, and no loss but one transition when one dies."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+import torch
+from toy_copies import DIE, FAIL, HANG, Toy, stillborn
+
+from marl.envs import Step, make_env
+from marl.envs.copies import CopiesEnv
+from marl.envs.workers import WorkerPool, make_copies
+from marl.types import UserError
+
+
+def toy(workers: int, timeout: float = 60.0, seeds: tuple[int, ...] = (0, 1), exact: bool = True) -> CopiesEnv:
+    build = functools.partial(Toy, exact=exact)
+    return make_copies(build, seeds=seeds, copies=3, workers=workers, timeout=timeout)
+
+
+def quiet(env: CopiesEnv) -> torch.Tensor:
+    return torch.zeros(env.members, env.spec.n_agents, env.copies, 1)
+
+
+def equal(a: Step, b: Step) -> bool:
+    return all(x is y is None or torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def flat(state: dict) -> dict:
+    """A state with its tensors as lists, to be compared by ==."""
+    return {k: flat(v) if isinstance(v, dict) else v.tolist() if torch.is_tensor(v) else v for k, v in state.items()}
+
+
+def test_workers_answer_what_this_process_answers_and_states_are_interchangeable() -> None:
+    local, remote, more = toy(0), toy(2), toy(5)
+    try:
+        assert torch.equal(local.reset(), remote.reset())
+        for _ in range(6):
+            assert equal(local.step(quiet(local)), remote.step(quiet(local)))
+        assert flat(local.state_dict()) == flat(remote.state_dict())
+        more.load_state_dict(remote.state_dict())
+        for _ in range(6):
+            assert equal(local.step(quiet(local)), more.step(quiet(local)))
+        assert (remote.render(1, 2) == 2).all()  # 6 steps: the second episode is at its step 2
+        assert remote.events() == more.events() == []
+    finally:
+        for env in (local, remote, more):
+            env.close()
+
+
+@pytest.mark.parametrize(("harm", "word"), [(DIE, "died"), (HANG, "gave no answer in time")])
+def test_a_worker_that_dies_or_hangs_costs_one_lost_transition(harm: float, word: str) -> None:
+    """6 copies on 2 workers: member 1 lives on the second, which is harmed."""
+
+    def play() -> tuple[list[Step], torch.Tensor, list[str]]:
+        env = toy(2, timeout=2.0)
+        try:
+            env.reset()
+            before = env.step(quiet(env)).obs
+            action = quiet(env)
+            action[1, 0, 1] = harm
+            steps = [env.step(action), *(env.step(quiet(env)) for _ in range(5))]
+            return steps, before, env.events()
+        finally:
+            env.close()
+
+    steps, before, events = play()
+    hurt = steps[0]
+    assert hurt.lost is not None
+    assert hurt.lost[1].all() and not hurt.lost[0].any()
+    assert hurt.done[1].all() and not hurt.done[0].any()
+    assert not hurt.terminated[1].any() and not hurt.reward[1].any() and hurt.reward[0].all()
+    assert torch.equal(hurt.next_obs[1], before[1])
+    assert (hurt.obs[1, 0, :, 0] == 0).all() and (hurt.obs[0, 0, :, 0] == 2).all()
+    assert steps[1].lost is None and (steps[1].obs[1, 0, :, 0] == 1).all()
+    assert events == [f"worker 1 of 2 {word}: started again, 3 copies begin new episodes"]
+    again, _, _ = play()
+    assert all(equal(a, b) for a, b in zip(steps, again, strict=True))
+
+
+def test_a_second_loss_brings_other_numbers_also_after_a_resume() -> None:
+    def die(env: CopiesEnv) -> torch.Tensor:
+        return env.step(quiet(env) + DIE).obs[0, 1, :, 0]  # the drawn numbers
+
+    env = make_copies(Toy, seeds=[0], copies=1, workers=1)
+    resumed = make_copies(Toy, seeds=[0], copies=1, workers=1)
+    try:
+        first = env.reset()[0, 1, :, 0]
+        second = die(env)
+        state = env.state_dict()
+        assert state["restarts"].tolist() == [1]
+        third = die(env)
+        assert len({x.item() for x in (first, second, third)}) == 3
+        resumed.load_state_dict(state)
+        assert torch.equal(die(resumed), third)
+    finally:
+        env.close()
+        resumed.close()
+
+
+def test_a_worker_that_died_between_steps_is_noticed_by_a_save_and_the_next_step_is_lost() -> None:
+    env, other = toy(2), toy(0)
+    try:
+        env.reset()
+        env.step(quiet(env))
+        pool = env.pool
+        assert isinstance(pool, WorkerPool)
+        os.kill(pool.workers[0].process.pid, signal.SIGKILL)
+        state = env.state_dict()
+        other.load_state_dict(state)
+        here, there = env.step(quiet(env)), other.step(quiet(env))
+        assert here.lost is not None and here.lost[0].all() and not here.lost[1].any()
+        assert equal(here._replace(obs=there.obs), there)  # the copies of the new worker have seeds of their own
+        assert (here.next_obs[1, 0, :, 0] == 2).all()
+    finally:
+        env.close()
+
+
+def test_what_an_environment_raises_is_raised_here() -> None:
+    env = toy(1)
+    try:
+        env.reset()
+        with pytest.raises(RuntimeError, match="toy is broken"):
+            env.step(quiet(env) + FAIL)
+    finally:
+        env.close()
+
+
+def test_a_worker_that_cannot_even_start_is_an_error() -> None:
+    with pytest.raises(RuntimeError, match="died while it built"):
+        make_copies(stillborn, seeds=[0], copies=1, workers=1)
+
+
+def test_workers_ignore_ctrl_c_and_end_with_a_killed_parent() -> None:
+    """One worker is idle and one hangs when the parent is killed; both must be gone soon after."""
+    script = textwrap.dedent(
+        f"""
+        import os, sys, signal, torch
+        sys.path.insert(0, {os.path.dirname(__file__)!r})
+        from toy_copies import HANG, Toy
+        from marl.envs.workers import make_copies
+        if __name__ == "__main__":
+            env = make_copies(Toy, seeds=[0, 1], copies=1, workers=2)
+            env.reset()
+            for worker in env.pool.workers:
+                os.kill(worker.process.pid, signal.SIGINT)
+            env.step(torch.zeros(2, 2, 1, 1))
+            assert env.events() == []
+            print(*(worker.process.pid for worker in env.pool.workers), flush=True)
+            action = torch.zeros(2, 2, 1, 1)
+            action[1, 0] = HANG
+            env.step(action)
+        """
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    pids = [int(word) for word in parent.stdout.readline().split()]
+    assert len(pids) == 2
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 10
+    while any(os.path.exists(f"/proc/{pid}") for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(os.path.exists(f"/proc/{pid}") for pid in pids)
+
+
+def test_a_users_mistake_in_a_worker_stays_one_line() -> None:
+    with pytest.raises(UserError, match="does not take these keywords"):
+        make_env("gym/CartPole-v1", workers=1, options={"wheels": 3})
