@@ -1,6 +1,7 @@
 # `make test` and `make train` work on a bare machine that has Python 3.10 or newer and make.
 PYTHON ?= python3
-TRAIN ?= maddpg mpe/simple_spread_v3 --reciprocity.kappa 0.5
+TRAIN ?= maddpg mpe/simple_spread_v3 --reciprocity.kappa 0.5 --steps 160000 --copies 16 --update-every 4 \
+	--eval-every 16000 --eval-episodes 100
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet

@@ -26,9 +26,9 @@ COMMON = "--seeds 0 1 2 3 4 --sweep reciprocity.kappa=0,.5 --threads 1"
 MPE = "--copies 16 --update-every 4 --eval-every 16000 --eval-episodes 100 --checkpoint-every 32000 --buffer-size 200000"
 HOPPER = "--agents 3 --warmup 5000 --eval-every 2500 --eval-episodes 5 --checkpoint-every 1000 --buffer-size 20000"
 ROWS = {
-    "spread": f"maddpg mpe/simple_spread_v3 --steps 240000 {MPE} {COMMON}",
-    "tag": f"maddpg mpe/simple_tag_v3 --agents 3 --steps 240000 {MPE} {COMMON}",
-    "hopper": f"td3 mujoco/Hopper-v5 --steps 20000 {HOPPER} {COMMON}",
+    "spread": f"maddpg mpe/simple_spread_v3 --steps 128000 {MPE} {COMMON}",
+    "tag": f"maddpg mpe/simple_tag_v3 --agents 3 --steps 128000 {MPE} {COMMON}",
+    "hopper": f"td3 mujoco/Hopper-v5 --steps 12500 {HOPPER} {COMMON}",
 }
 
 
@@ -41,7 +41,9 @@ def run(name: str) -> None:
     """Start the row's run, or go on with it; the seconds it took are added up in ``wall.json``."""
     start, path = time.perf_counter(), folder(name)
     begun = (path / "checkpoints").exists()
-    words = ["resume", str(path)] if begun else ["train", *ROWS[name].split(), "--run", str(path)]
+    words = ROWS[name].split()
+    steps = words[words.index("--steps") + 1]
+    words = ["resume", str(path), "--steps", steps] if begun else ["train", *words, "--run", str(path)]
     code = subprocess.run([sys.executable, "-m", "marl.cli", *words]).returncode
     clock = path / "wall.json"
     before = json.loads(clock.read_text())["seconds"] if clock.exists() else 0.0

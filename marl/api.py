@@ -23,7 +23,7 @@ from marl.checkpoint import Checkpoints
 from marl.doctor import versions
 from marl.envs import make_env
 from marl.envs.base import EnvSpec, VectorEnv
-from marl.evaluate import Evaluator, Film
+from marl.evaluation import Evaluator, Film
 from marl.log import METRICS, Recorder
 from marl.loop import LoopConfig, Training
 from marl.loop import train as run_loop
@@ -96,7 +96,7 @@ class Recipe:
                 dict(values["env"]),
                 [population.Member(**member) for member in values["members"]],
             )
-            check_ranges([recipe.loop, *population.configs(recipe.config, recipe.members)])
+            population.check_ranges([recipe.loop, *population.configs(recipe.config, recipe.members)])
         return recipe
 
 
@@ -117,32 +117,8 @@ def make_recipe(
         else:
             config = cfg.replace(config, name, value)
     members = population.members(config, seeds, sweep)
-    check_ranges([loop, *population.configs(config, members)])
+    population.check_ranges([loop, *population.configs(config, members)])
     return Recipe(algorithm, environment, config, loop, env, members)
-
-
-LEAST: dict[str, int] = {
-    **dict.fromkeys(("steps", "copies", "agents", "eval_episodes", "log_every", "threads"), 1),
-    **dict.fromkeys(("batch_size", "buffer_size", "warmup", "update_every", "policy_delay", "hidden"), 1),
-    **dict.fromkeys(("workers", "eval_every", "checkpoint_every"), 0),
-    **dict.fromkeys(("gamma", "tau", "epsilon", "actor_lr", "critic_lr", "noise", "action_l2"), 0),
-    **dict.fromkeys(("target_noise", "target_noise_clip", "max_grad_norm"), 0),
-}
-"""Setting -> its smallest value that makes sense; all must be finite, and those of ``FRACTIONS`` at most 1."""
-
-FRACTIONS = ("gamma", "tau", "epsilon")
-
-
-def check_ranges(configs: Sequence[Any]) -> None:
-    """Raise ``UserError`` for the first number that makes no sense."""
-    for config in configs:
-        for name, least in LEAST.items():
-            value = getattr(config, name, None)
-            numbers = value if isinstance(value, tuple) else () if value is None else (value,)
-            most = 1.0 if name in FRACTIONS else sys.float_info.max
-            if not all(least <= number <= most for number in numbers):
-                wanted = f"a number from {least} to 1" if name in FRACTIONS else f"{least} or more"
-                raise UserError(f"{name}: expected {wanted}, got {cfg.spell(value)}")
 
 
 @contextlib.contextmanager
@@ -196,6 +172,8 @@ def train(
             print(f"note: {environment} cannot be saved; a resume of this run begins new episodes", file=sys.stderr)
         folder = new_run(algorithm, environment, Path(run) if run else None)
         stack.enter_context(lock(folder))
+        if not training_env.spec.exact_state:
+            _say(f"note: the state of {environment} cannot be saved; a resumed run starts new episodes")
         training, recorder = _assemble(recipe, folder, training_env, learner)
         stack.callback(recorder.close)
         checkpoints = Checkpoints(folder / "checkpoints")
@@ -226,8 +204,8 @@ def resume(run: str | Path, *, steps: int | None = None, progress: bool = False)
         checkpoints = Checkpoints(folder / "checkpoints")
         loaded = checkpoints.load()
         if steps is not None:
-            if steps < loaded.step:
-                raise UserError(f"steps: expected {loaded.step} or more, where {folder} is already, got {steps}")
+            if steps < max(loaded.step, 1):
+                raise UserError(f"steps: expected {max(loaded.step, 1)} or more, where the run is now, got {steps}")
             recipe = dataclasses.replace(recipe, loop=dataclasses.replace(recipe.loop, steps=steps))
         env = stack.enter_context(contextlib.closing(recipe.make_env(recipe.loop.copies, recipe.loop.workers)))
         learner = recipe.make_learner(env.spec)
@@ -240,7 +218,7 @@ def resume(run: str | Path, *, steps: int | None = None, progress: bool = False)
             write_config(folder, {**read_config(folder), **recipe.to_json()})
         if not env.spec.exact_state:
             env.events()  # says the same
-            print(f"note: {env.spec.id} cannot be saved; its episodes start anew", file=sys.stderr)
+            _say(f"note: the state of {env.spec.id} could not be saved; new episodes start")
             training.restart_episodes()
         _run(recipe, training, checkpoints, progress)
     return folder
@@ -277,7 +255,7 @@ def _run(recipe: Recipe, training: Training, checkpoints: Checkpoints, progress:
             evaluator = Evaluator(lambda: recipe.make_env(recipe.loop.eval_episodes, purpose="eval"))
             stack.callback(evaluator.close)
         if training.steps == 0:
-            training.recorder.describe(recipe.to_json())
+            training.recorder.describe(read_config(training.recorder.folder))
         show, say = stack.enter_context(_bar(training, progress))
         run_loop(training, checkpoints, evaluator, show, say)
 
@@ -298,7 +276,12 @@ def _bar(training: Training, progress: bool) -> Iterator[tuple[Callable[..., Non
             bar.set_postfix(shown, refresh=False)
 
     with contextlib.closing(bar):
-        yield show, lambda line: tqdm.write(line, file=sys.stderr)
+        yield show, _say
+
+
+def _say(line: str) -> None:
+    """One line for people, above the progress bar if there is one."""
+    tqdm.write(line, file=sys.stderr)
 
 
 def set_threads(loop: LoopConfig) -> None:

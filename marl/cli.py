@@ -9,6 +9,7 @@ import argparse
 import ctypes
 import json
 import logging
+import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -58,6 +59,7 @@ def _dashed(argument: str) -> str:
 def _parser(command: str, description: str, positional: Sequence[tuple[str, str]]) -> Parser:
     parser = Parser(
         prog=f"marl {command}",
+        usage=" ".join(["marl", command, *(name for name, _ in positional), "[options]"]),
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -73,12 +75,13 @@ def _add_settings(parser: Parser, title: str, config: type, prefix: str = "") ->
     for setting in cfg.settings(config):
         name = prefix + setting.name
         default = ",".join(map(str, setting.default)) if isinstance(setting.default, tuple) else setting.default
+        default = "none" if default is None else default
         note = f"{setting.help} Default: {default}." + (" May be swept." if setting.sweep else "")
         group.add_argument(
             "--" + name.replace("_", "-"),
             dest=name,
             default=argparse.SUPPRESS,
-            metavar=cfg.describe(setting.type).upper(),
+            metavar=cfg.describe(setting.type),
             type=_reader(name, setting.type),
             help=note.replace("%", "%%"),
         )
@@ -95,9 +98,10 @@ def train(arguments: Sequence[str]) -> None:
     names = [a for a in arguments[:2] if not a.startswith("-")]
     positional = [("ALGO", "algorithm, for example maddpg"), ("ENV", "environment, for example mpe/simple_spread_v3")]
     if len(names) < 2:
-        parser = _parser("train", TRAIN_HELP, positional)
-        parser.parse(arguments)
-        raise UserError("expected: marl train ALGO ENV [options]")
+        if not {"-h", "--help"} & {*arguments}:
+            raise UserError("expected: marl train ALGO ENV [options]")
+        _parser("train", TRAIN_HELP, positional).print_help()
+        return
     from marl.loop import LoopConfig  # torch comes with it: not for --help
 
     algorithm = registry.algorithm(names[0])
@@ -170,13 +174,18 @@ def resume(arguments: Sequence[str]) -> None:
     _finish(api.resume(given.run, steps=given.steps, progress=not given.quiet), given.json)
 
 
+def _print_json(value: Any) -> None:
+    """JSON knows no nan: what is unknown becomes null."""
+    print(json.dumps(json.loads(json.dumps(value), parse_constant=lambda name: None)))
+
+
 def _finish(folder: Path, as_json: bool) -> None:
     """What ``train`` and ``resume`` end with: before and after, and where everything lies."""
     from marl.summary import changes
 
     rows = changes(folder)
     if as_json:
-        print(json.dumps({"run": str(folder), "members": [row._asdict() for row in rows]}))
+        _print_json({"run": str(folder), "members": [row._asdict() for row in rows]})
         return
     for row in rows:
         print(row.text())
@@ -196,7 +205,7 @@ def evaluate(arguments: Sequence[str]) -> None:
 
     result = api.evaluate(given.run, given.episodes, video, given.member)
     if given.json:
-        print(json.dumps(result))
+        _print_json(result)
         return
     for row in result["members"]:
         error = "" if row["standard_error"] is None else f" +- {row['standard_error']:.3f} (standard error)"
@@ -213,7 +222,7 @@ def list_(arguments: Sequence[str]) -> None:
 
     found = {"algorithms": sorted(registry.ALGORITHMS), "environments": list_environments()}
     if given.json:
-        print(json.dumps(found))
+        _print_json(found)
         return
     for kind, names in found.items():
         print(f"{kind}:", *names, sep="\n  ")
@@ -222,6 +231,7 @@ def list_(arguments: Sequence[str]) -> None:
 
 def plot(arguments: Sequence[str]) -> None:
     parser = _parser("plot", "Learning curves of one or more runs: interquartile mean and bootstrap interval.", [])
+    parser.usage = "marl plot RUN [RUN ...] [options]"
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="run folders")
     parser.add_argument("--out", type=Path, metavar="PNG", help="Default: curves.png in the first run's folder.")
     parser.add_argument("--metric", default="eval/return_mean", help="A metric of the log. Default: eval/return_mean.")
@@ -231,10 +241,11 @@ def plot(arguments: Sequence[str]) -> None:
 
     curves = draw(given.runs, given.out or given.runs[0] / "curves.png", given.metric)
     if given.json:
-        print(json.dumps({"picture": str(curves.path), "groups": [row._asdict() for row in curves.table]}))
+        _print_json({"picture": str(curves.path), "groups": [row._asdict() for row in curves.table]})
         return
     for row in curves.table:
-        print(row)
+        interval = "" if math.isnan(row.low) else f" [{row.low:.2f}, {row.high:.2f}]"
+        print(f"{row.group}: {row.estimate:.2f}{interval} {row.unit}, seeds: {row.n}, step {row.step}")
     print(f"picture: {curves.path}")
 
 
@@ -245,7 +256,7 @@ def doctor(arguments: Sequence[str]) -> None:
     from marl.doctor import print_report, report
 
     if given.json:
-        print(json.dumps(report()))
+        _print_json(report())
     else:
         print_report(report())
 

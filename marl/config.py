@@ -95,13 +95,39 @@ def parse(name: str, kind: Any, text: str) -> Any:
         raise UserError(f"{name}: expected {describe(kind)}, got {text!r}") from None
 
 
+def checked(name: str, kind: Any, value: Any) -> Any:
+    """``value`` as a setting of type ``kind`` holds it (a list becomes a tuple); raises ``UserError`` if it cannot."""
+    if isinstance(value, list):
+        value = tuple(value)
+    if not _fits(kind, value):
+        raise UserError(f"{name}: expected {describe(kind)}, got {value!r}")
+    return value
+
+
+def _fits(kind: Any, value: Any) -> bool:
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        return value in args
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(a, value) for a in args)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_fits(args[0], v) for v in value)
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
+
+
 def replace(config: T, name: str, value: Any) -> T:
-    """The configuration with the leaf of dotted ``name`` set to ``value``; raises ``UserError`` for an unknown name."""
+    """The configuration with the leaf of dotted ``name`` set to ``value``.
+
+    Raises:
+        UserError: for an unknown name, or a value of another type.
+    """
     head, _, rest = name.partition(".")
-    if head not in {f.name for f in dataclasses.fields(config)}:  # type: ignore[arg-type]
+    kind = typing.get_type_hints(type(config)).get(head)
+    if kind is None or (rest and not dataclasses.is_dataclass(kind)):
         raise UserError(f"no setting {name!r}{suggestion(name, (s.name for s in settings(type(config))))}")
-    if rest:
-        value = replace(getattr(config, head), rest, value)
+    value = replace(getattr(config, head), rest, value) if rest else checked(name, kind, value)
     return dataclasses.replace(config, **{head: value})  # type: ignore[type-var]
 
 
@@ -118,7 +144,7 @@ def to_json(config: Any) -> dict[str, Any]:
 
 
 def from_json(config: type[T], values: Mapping[str, Any]) -> T:
-    """The inverse of ``to_json``; raises ``UserError`` for a field that the configuration does not have."""
+    """The inverse of ``to_json``; raises ``UserError`` for an unknown field, or a value of another type."""
     hints = typing.get_type_hints(config)
     known = {f.name for f in dataclasses.fields(config)}  # type: ignore[arg-type]
     arguments = {}
@@ -126,9 +152,6 @@ def from_json(config: type[T], values: Mapping[str, Any]) -> T:
         if name not in known:
             raise UserError(f"no setting {name!r} in {config.__name__}{suggestion(name, known)}")
         kind = hints[name]
-        if dataclasses.is_dataclass(kind):
-            value = from_json(typing.cast(type, kind), value)
-        elif isinstance(value, list):
-            value = tuple(value)
-        arguments[name] = value
+        nested = dataclasses.is_dataclass(kind)
+        arguments[name] = from_json(typing.cast(type, kind), value) if nested else checked(name, kind, value)
     return config(**arguments)

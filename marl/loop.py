@@ -18,7 +18,7 @@ from marl.algos.common import Learner, Metrics, load_parts, save_parts
 from marl.checkpoint import Checkpoints
 from marl.config import option
 from marl.envs.base import EnvSpec, Step, VectorEnv
-from marl.evaluate import Evaluator
+from marl.evaluation import Evaluator
 from marl.log import Recorder
 from marl.replay import Replay
 from marl.streams import Streams
@@ -173,7 +173,13 @@ class Training:
         return {**save_parts(self, self.PARTS), "obs": self.obs.clone(), **counters}
 
     def load_state_dict(self, state: State) -> None:
-        """Go on where ``state_dict`` was taken; ``replay.restore`` must follow."""
+        """Go on where ``state_dict`` was taken; ``replay.restore`` must follow.
+
+        Raises:
+            ValueError: the state is that of another environment or number of copies.
+        """
+        if state["obs"].shape != self.obs.shape:
+            raise ValueError(f"its observations are {list(state['obs'].shape)} and not {list(self.obs.shape)}")
         load_parts(self, self.PARTS, state)
         for name in ("steps", "updates", "restarts", "lost", "metrics", "obs"):
             setattr(self, name, state[name])
@@ -243,7 +249,7 @@ def train(
     """Run until ``config.steps``; whatever is due at a step happens in the order learn, log, evaluate, save.
 
     Args:
-        training: where to go on from.
+        training: where to go on from; it has been saved there.
         checkpoints: where to save.
         evaluator: None: no evaluation.
         on_progress: called after each step with the speeds (units per second) and the newest evaluation or returns,
@@ -265,13 +271,13 @@ def train(
             return {}
         with watch.time("eval"):
             played = evaluator(training.learner)
+        require_finite(played.returns, "evaluation return", training.steps, env.spec.agents)
         watch.work["eval"] += float(played.lengths.mean(1).sum())
         return played.metrics()
 
     with stop_requests() as stop:
         if training.steps == 0:
             training.recorder.write(0, evaluate())
-            save()
         saved = training.steps
         transitions = interact(env, training.obs, training.act)
         while training.steps < config.steps:

@@ -157,11 +157,18 @@ class Replay:
         }
 
     def restore(self, chunks: Iterable[tuple[int, dict[str, Tensor]]]) -> None:
-        """Put back what ``read`` gave, oldest first: pairs of the first time slot and its tensors."""
-        oldest = max(self.written - self.capacity, 0)
+        """Put back what ``read`` gave, oldest first: pairs of the first time slot and its tensors.
+
+        Raises:
+            ValueError: some time slots that the ring should hold are missing.
+        """
+        following = oldest = max(self.written - self.capacity, 0)
         for start, chunk in chunks:
+            if start > following:
+                break
             skip = max(oldest - start, 0)  # the first chunk may begin with slots that the ring no longer holds
-            slots = torch.arange(start + skip, start + len(chunk["reward"])) % self.ring
+            following = start + len(chunk["reward"])
+            slots = torch.arange(start + skip, following) % self.ring
             for slot in slots.tolist():
                 self._free(slot)
             for name in ("obs", "action", "reward", "terminated", "lost"):
@@ -173,6 +180,8 @@ class Replay:
                 if count:
                     self._add_finals(slot, ended, chunk["finals"][taken : taken + count])
                     taken += count
+        if following != self.written:
+            raise ValueError(f"its replay lacks the time slots from {following} to {self.written - 1}")
 
     def state_dict(self) -> State:
         """Everything but the time slots, which a checkpoint reads piece by piece."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +22,7 @@ class Change(NamedTuple):
         member: its name.
         step: environment steps of the last evaluation.
         before, after: mean return over the evaluation's episodes.
-        before_margin, after_margin: half the width of the 95 % interval over those episodes (Student's t).
+        before_margin, after_margin: half the width of the 95 % interval over those episodes (Student's t); nan for one.
         unit: of the returns.
     """
 
@@ -35,9 +36,11 @@ class Change(NamedTuple):
 
     def text(self) -> str:
         """One line for people."""
-        before = f"{self.before:.2f} +- {self.before_margin:.2f}"
-        after = f"{self.after:.2f} +- {self.after_margin:.2f}"
-        return f"{self.member}: {before} before training, {after} after {self.step} steps ({self.unit}, 95 % interval)"
+        pairs = (self.before, self.before_margin), (self.after, self.after_margin)
+        single = math.isnan(self.before_margin)
+        before, after = (f"{mean:.2f}" if single else f"{mean:.2f} +- {margin:.2f}" for mean, margin in pairs)
+        note = "one episode" if single else "95 % interval"
+        return f"{self.member}: {before} before training, {after} after {self.step} steps ({self.unit}, {note})"
 
 
 def changes(run: Path) -> list[Change]:

@@ -6,9 +6,10 @@ one member steps at once, ``B`` a batch of transitions, ``D`` the widest observa
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from torch import Tensor
+if TYPE_CHECKING:  # so that ``marl --help`` need not wait for torch
+    from torch import Tensor
 
 State: TypeAlias = dict[str, Any]
 """What a ``state_dict`` returns: nested dictionaries with string keys whose leaves are tensors or JSON values
@@ -35,12 +36,3 @@ class Batch(NamedTuple):
     reward: Tensor
     next_obs: Tensor
     terminated: Tensor
-
-
-@runtime_checkable
-class Stateful(Protocol):
-    """Anything mutable that a checkpoint must hold."""
-
-    def state_dict(self) -> State: ...
-
-    def load_state_dict(self, state: State) -> None: ...

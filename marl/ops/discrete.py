@@ -36,4 +36,4 @@ def gumbel_softmax(logits: Tensor, noise: Tensor, temperature: float = 1.0) -> T
         temperature: of the relaxation; the sample itself does not depend on it.
     """
     soft = softmax((logits + noise) / temperature, dim=-1)
-    return greedy(logits + noise) + soft - soft.detach()
+    return greedy(logits + noise) + (soft - soft.detach())  # the bracket is exactly 0
