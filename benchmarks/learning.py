@@ -23,7 +23,9 @@ from marl.runfolder import read_config
 from marl.stats import t_interval
 
 COMMON = "--seeds 0 1 2 3 4 --sweep reciprocity.kappa=0,.5 --threads 1"
-MPE = "--copies 16 --update-every 4 --eval-every 16000 --eval-episodes 100 --checkpoint-every 32000 --buffer-size 200000"
+MPE = (
+    "--copies 16 --update-every 4 --eval-every 16000 --eval-episodes 100 --checkpoint-every 32000 --buffer-size 200000"
+)
 HOPPER = "--agents 3 --warmup 5000 --eval-every 2500 --eval-episodes 5 --checkpoint-every 1000 --buffer-size 20000"
 ROWS = {
     "spread": f"maddpg mpe/simple_spread_v3 --steps 128000 {MPE} {COMMON}",
@@ -84,8 +86,11 @@ def table() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("run", "table"))
-    parser.add_argument("names", nargs="*", choices=[*ROWS, []], help="rows to run; all of them if none is named")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"rows to run: {', '.join(ROWS)}; by default all")
     given = parser.parse_args()
+    for name in given.names:
+        if name not in ROWS:
+            parser.error(f"no row {name!r}; choose from {', '.join(ROWS)}")
     if given.what == "table":
         table()
     else:

@@ -168,8 +168,6 @@ def train(
         set_threads(recipe.loop)
         training_env = stack.enter_context(contextlib.closing(recipe.make_env(recipe.loop.copies, recipe.loop.workers)))
         learner = recipe.make_learner(training_env.spec)
-        if not training_env.spec.exact_state:
-            print(f"note: {environment} cannot be saved; a resume of this run begins new episodes", file=sys.stderr)
         folder = new_run(algorithm, environment, Path(run) if run else None)
         stack.enter_context(lock(folder))
         if not training_env.spec.exact_state:

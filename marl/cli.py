@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import difflib
 import json
 import logging
 import math
@@ -43,10 +44,15 @@ class Parser(argparse.ArgumentParser):
         """Parse all of ``arguments``; underscores and dashes in option names are the same."""
         namespace, unknown = self.parse_known_args([_dashed(a) for a in arguments])
         if unknown:
-            options = [o for o in self._option_string_actions if o.startswith("--")]
-            known = cfg.suggestion(unknown[0].split("=")[0], options) if unknown[0].startswith("-") else ""
+            known = self._nearest(unknown[0].split("=")[0]) if unknown[0].startswith("-") else ""
             raise UserError(f"unknown argument {unknown[0]!r}{known}")
         return namespace
+
+    def _nearest(self, word: str) -> str:
+        """The end of a sentence: the option whose last part is nearest to the last part of ``word``."""
+        options = {o.rpartition(".")[2].lstrip("-"): o for o in self._option_string_actions if o.startswith("--")}
+        near = difflib.get_close_matches(word.rpartition(".")[2].lstrip("-"), options, n=1, cutoff=0.5)
+        return f"; did you mean {options[near[0]]!r}?" if near else f"; see {self.prog} --help"
 
 
 def _dashed(argument: str) -> str:
@@ -143,7 +149,7 @@ def _free_options(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
             continue
         name, equals, value = argument.removeprefix("--env.").partition("=")
         text = value if equals else next(pending, None)
-        if text is None:
+        if text is None or (not equals and text.startswith("--")):
             raise UserError(f"{argument}: expected a value")
         try:
             free[name.replace("-", "_")] = json.loads(text)
@@ -299,7 +305,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"marl: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
-        print(f"marl: {stop or 'interrupted'}", file=sys.stderr)
+        print(f"marl: {str(stop) or 'interrupted'}", file=sys.stderr)
         return 130
     return 0
 

@@ -75,24 +75,26 @@ def describe(kind: Any) -> str:
 
 def parse(name: str, kind: Any, text: str) -> Any:
     """The value that ``text`` spells for a setting of type ``kind``; raises ``UserError`` naming what was expected."""
-    origin, args = typing.get_origin(kind), typing.get_args(kind)
     try:
-        if origin is Literal:
-            matches = [a for a in args if str(a) == text]
-            if not matches:
-                raise UserError(f"{name}: {text!r} is not a choice{suggestion(text, map(str, args))}")
-            return matches[0]
-        if origin in (typing.Union, types.UnionType):
-            if text.lower() == "none":
-                return None
-            return parse(name, next(a for a in args if a is not type(None)), text)
-        if origin is tuple:
-            return tuple(parse(name, args[0], part) for part in text.split(",") if part)
-        if kind is bool:
-            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()]
-        return kind(text)
+        return _read(name, kind, text)
     except (ValueError, KeyError):
         raise UserError(f"{name}: expected {describe(kind)}, got {text!r}") from None
+
+
+def _read(name: str, kind: Any, text: str) -> Any:
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        matches = [a for a in args if str(a) == text]
+        if not matches:
+            raise UserError(f"{name}: {text!r} is not a choice{suggestion(text, map(str, args))}")
+        return matches[0]
+    if origin in (typing.Union, types.UnionType):
+        return None if text.lower() == "none" else _read(name, next(a for a in args if a is not type(None)), text)
+    if origin is tuple:
+        return tuple(_read(name, args[0], part) for part in text.split(",") if part)
+    if kind is bool:
+        return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()]
+    return kind(text)
 
 
 def checked(name: str, kind: Any, value: Any) -> Any:

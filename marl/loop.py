@@ -302,11 +302,12 @@ def train(
                 result = evaluate()
                 training.recorder.write(training.steps, result)
                 news |= result
-            if passed(config.checkpoint_every, before, training.steps) or stop:
+            stopping = bool(stop)  # a request that comes later waits for the next step's save
+            if passed(config.checkpoint_every, before, training.steps) or stopping:
                 save()
                 saved = training.steps
             on_progress(training, rates, news)
-            if stop:
+            if stopping:
                 raise Interrupted(f"stopped at step {training.steps}, everything saved")
         if saved < training.steps:
             save()

@@ -36,7 +36,8 @@ class Replay:
         grid = (self.ring, members, copies)
         n = spec.n_agents
         self.obs = torch.zeros(*grid, n, spec.obs_size)
-        action_dtype = torch.uint8 if spec.discrete else torch.float32
+        index_dtype = torch.uint8 if spec.action_size <= 256 else torch.int32
+        action_dtype = index_dtype if spec.discrete else torch.float32
         self.action = torch.zeros(*grid, n, *([] if spec.discrete else [spec.action_size]), dtype=action_dtype)
         self.reward = torch.zeros(*grid, n)
         self.terminated = torch.zeros(*grid, n, dtype=torch.bool)
@@ -157,7 +158,7 @@ class Replay:
         }
 
     def restore(self, chunks: Iterable[tuple[int, dict[str, Tensor]]]) -> None:
-        """Put back what ``read`` gave, oldest first: pairs of the first time slot and its tensors.
+        """Put into a new buffer what ``read`` gave, oldest first: pairs of the first time slot and its tensors.
 
         Raises:
             ValueError: some time slots that the ring should hold are missing.
@@ -169,8 +170,6 @@ class Replay:
             skip = max(oldest - start, 0)  # the first chunk may begin with slots that the ring no longer holds
             following = start + len(chunk["reward"])
             slots = torch.arange(start + skip, following) % self.ring
-            for slot in slots.tolist():
-                self._free(slot)
             for name in ("obs", "action", "reward", "terminated", "lost"):
                 getattr(self, name)[slots] = chunk[name][skip:]
             self.any_lost |= bool(chunk["lost"][skip:].any())

@@ -37,7 +37,7 @@ def test_the_environment_refuses_a_walker_alone_and_an_unknown_option():
 def test_ddpg_learns_to_meet(tmp_path, monkeypatch):
     """Walkers that never move earn 10 steps x about -.75 an episode; those that meet earn little after three steps."""
     monkeypatch.chdir(tmp_path)
-    result = add_environment.main(steps=2_000, eval_every=0)
+    result = add_environment.main(steps=1_500, warmup=300, batch_size=64, hidden=(32, 32), eval_every=0)
     assert [row["mean"] > -2 for row in result["members"]] == [True, True]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from marl import registry
-from marl.config import suggestion
+from marl.config import from_json, suggestion
 from marl.envs.base import EnvSpec, Step, VectorEnv
 from marl.types import UserError
 
@@ -68,10 +68,8 @@ def make_env(
         for key in chosen:
             if key not in known:
                 raise UserError(f"no option {key!r} of {id}{suggestion(key, known)}")
-        chosen = family.options(**chosen)
-    env: VectorEnv = family.make(
-        name, seeds=list(seeds), copies=copies, agents=agents, workers=workers, options=chosen
-    )
+        chosen = from_json(family.options, chosen)
+    env: VectorEnv = family.make(name, seeds=list(seeds), copies=copies, agents=agents, workers=workers, options=chosen)
     return env
 
 

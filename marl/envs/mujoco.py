@@ -22,17 +22,22 @@ TASKS = (
 )
 
 
+SCRATCH = ("_", "maxuse", "plugin_data", "iLD", "iM", "map_", "dof_island", "tree_island", "tendon_efcadr")
+"""How the names of ``MjData``'s attributes begin that are no part of its state; not even a reset clears them."""
+
+
 def _arrays(data: Any) -> dict[str, list[str]]:
     """The arrays of an ``MjData`` that every moment has, by kind of number.
 
-    Those of contacts and constraints are left out: they have no entries in new data, and a step computes them anew.
+    Those of contacts, constraints and their islands are left out: a step computes them anew before it reads them, and
+    until then they have no entries, or what the memory happened to hold (``SCRATCH``).
     """
     import mujoco
 
     new = mujoco.MjData(data.model)
     kinds: dict[str, list[str]] = {"floats": [], "integers": []}
     for name in sorted(dir(new)):
-        value = None if name.startswith(("_", "maxuse", "plugin_data")) else getattr(new, name)
+        value = None if name.startswith(SCRATCH) else getattr(new, name)
         if isinstance(value, np.ndarray) and value.size:
             kinds["floats" if value.dtype.kind == "f" else "integers"].append(name)
     return kinds

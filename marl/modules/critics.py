@@ -73,11 +73,15 @@ class OwnValues:
         return self.critic(torch.cat([states, self.action], dim=-1))
 
     def peers(self, states: Tensor) -> Tensor:
-        """Critic j at agent i's state: ``[P, N, B, D]`` -> ``[P, N_i, N_j, B, *]``."""
+        """Critic j at agent i's state: ``[P, N, B, D]`` -> ``[P, N_i, N_j, B, *]``; 0 where i = j, not computed."""
         members, agents, rows, _ = states.shape
-        everyone = torch.cat([states, self.action], dim=-1).reshape(members, 1, agents * rows, -1)
-        values = self.critic(everyone.expand(-1, agents, -1, -1))
-        return values.unflatten(2, (agents, rows)).transpose(1, 2)
+        j = torch.arange(agents)[:, None]
+        i = (j + torch.arange(1, agents)) % agents  # [N_j, N - 1]: everybody but j
+        x = torch.cat([states, self.action], dim=-1)[:, i]
+        heard = self.critic(x.flatten(2, 3)).unflatten(2, (agents - 1, rows))
+        values = heard.new_zeros(members, agents, agents, *heard.shape[3:])
+        values[:, i, j] = heard
+        return values
 
     def views(self, states: Tensor) -> Tensor:
         """Critic j at agent j's state of the same moment: ``[P, 1, N_j, B, *]``."""
@@ -106,15 +110,17 @@ class JointValues:
         return self.own(states).unsqueeze(1)
 
     def views(self, states: Tensor) -> Tensor:
-        """Critic j with agents i and j exchanged, so that j stands where i stood: ``[P, N_i, N_j, B]``."""
+        """Critic j with agents i and j exchanged, so that j stands where i stood: ``[P, N_i, N_j, B]``.
+
+        A shared critic in i's place is i's own; it is asked from j's place instead: ``[P, 1, N_j, B]``.
+        """
+        if self.critic.networks == 1:
+            return self.peers(states)
         agents = self.action.shape[1]
         order = swaps(agents).flatten(0, 1)
-        critics_first = self._blocks(states)[:, order].unflatten(1, (agents, agents)).transpose(1, 2)
+        obs = self._blocks(states)[:, order].unflatten(1, (agents, agents)).transpose(1, 2)
         actions = self.action[:, order].unflatten(1, (agents, agents)).transpose(1, 2)
-        if self.critic.networks == 1:
-            rows = swaps(agents)[0][:, None].expand(-1, agents, -1)  # [N_j, N_i, N]: agent j first
-            critics_first, actions = take_order(critics_first, rows), take_order(actions, rows)
-        x = torch.cat([side_by_side(critics_first), side_by_side(actions)], dim=-1)  # [P, N_j, N_i, B, in]
+        x = torch.cat([side_by_side(obs), side_by_side(actions)], dim=-1)  # [P, N_j, N_i, B, in]
         return self.critic(x.flatten(2, 3)).unflatten(2, x.shape[2:4]).transpose(1, 2)
 
     def _blocks(self, states: Tensor) -> Tensor:

@@ -54,7 +54,10 @@ class Values(Protocol):
         ...
 
     def peers(self, states: Tensor) -> Tensor:
-        """``[P, N_i, N_j, B, *]``: critic j at agent i's state; N_i may be 1 where it is the same for all i."""
+        """``[P, N_i, N_j, B, *]``: critic j at agent i's state; N_i may be 1 where it is the same for all i.
+
+        What stands at i = j must be finite but is not used: ``own`` answers that.
+        """
         ...
 
     def views(self, states: Tensor) -> Tensor:
@@ -128,13 +131,21 @@ class Reciprocity:
             raise UserError(
                 f"graph: weights for {weights.shape[-1]} agents arrived, but there are {own.shape[1]} critics"
             )
-        if self.graph.identity:
-            others = self._average(values.own, states)
-        else:
-            others = mix(weights, self._average(values.views if self.space.views else values.peers, states))
+        others = self._average(lambda adjacent: self._heard(values, adjacent, weights), states)
         value = blend(own, others, self.kappa, weights)
         self._last = own, value
         return value
+
+    def _heard(self, values: Values, states: Tensor, weights: Tensor) -> Tensor:
+        """sum_j W_ij Z_j at ``states``: ``[P, N, *]``; the part of one's own critic, W_ii, is asked of ``own``."""
+        if self.graph.identity:
+            return values.own(states)
+        own_share = weights.diagonal(dim1=-2, dim2=-1)
+        heard = mix(weights - own_share.diag_embed(), (values.views if self.space.views else values.peers)(states))
+        if own_share.any():
+            own = values.own(states)
+            heard = heard + own * own_share.to(own).view(*own_share.shape, *[1] * (own.dim() - 2))
+        return heard
 
     def _average(self, ask: Callable[[Tensor], Tensor], states: Tensor) -> Tensor:
         """The weighted mean of what the critics answer over S#."""

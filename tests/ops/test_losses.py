@@ -14,7 +14,7 @@ def test_mean_over_rows_sum_over_members_and_agents():
 
 
 def test_each_network_sees_the_gradient_it_would_see_alone():
-    """loss w * x, rows 1 and 3: d/dw = 2 whether the network is alone or one of 2 x 3; a plain mean would give 2 / 6."""
+    """Loss w * x, rows 1 and 3: d/dw = 2 whether the network is alone or one of 2 x 3; a plain mean gives 2 / 6."""
     x = torch.tensor([1.0, 3.0])
     w = torch.ones(2, 3, 1, requires_grad=True)
     (gradient,) = torch.autograd.grad(sum_of_means(w * x), w)

@@ -1,0 +1,39 @@
+"""What tests in several files ask for."""
+
+import shutil
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """The folder of a run of 100 steps with checkpoints at 50 and 100; to be copied, not touched."""
+    from runs import SMALL
+
+    from marl.cli import main
+
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    assert (
+        main(
+            [
+                "train",
+                "maddpg",
+                "probe/team",
+                *SMALL,
+                "--steps",
+                "100",
+                "--checkpoint-every",
+                "50",
+                "--run",
+                str(folder),
+            ]
+        )
+        == 0
+    )
+    return folder
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    """A copy of ``finished`` to do harm to."""
+    return shutil.copytree(finished, tmp_path / "run")

@@ -1,0 +1,209 @@
+"""Runs of ``marl`` in processes of their own, and the bits in which two runs may not differ.
+
+Used by the tests of resuming, of bad input and of the command line.
+"""
+
+import contextlib
+import logging
+import multiprocessing.forkserver
+import os
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+
+import torch
+
+from marl import cli
+from marl.api import Recipe, train
+from marl.checkpoint import Checkpoints, flatten
+from marl.plot import read_metrics
+from marl.replay import Replay
+from marl.runfolder import read_config
+
+SMALL = (
+    *("--hidden", "16,16", "--batch-size", "16", "--warmup", "45", "--threads", "1"),
+    *("--log-every", "12", "--checkpoint-every", "35", "--eval-every", "100", "--eval-episodes", "2"),
+    *("--buffer-size", "5000", "--quiet"),
+)
+"""Settings of a run that takes a second and does everything often; of MPE, whose episodes have 25 steps, checkpoints come
+in the middle of the warm-up, of episodes and between rows of the log."""
+
+
+class Marl:
+    """``marl ARGUMENTS`` in a process of its own.
+
+    Args:
+        arguments: of the command line.
+        log: stdout and stderr go to ``log.out`` and ``log.err``.
+        real: start an interpreter; else fork this one, which has torch imported already.
+        before: called in the forked process before the command.
+    """
+
+    def __init__(self, *arguments, log, real=False, before=None):
+        self.files = [Path(f"{log}.out"), Path(f"{log}.err")]
+        out, err = (path.open("wb") for path in self.files)
+        arguments = [str(a) for a in arguments]
+        self.code = None
+        if real:
+            command = [sys.executable, "-m", "marl.cli", *arguments]
+            # Popen's own bookkeeping is not wanted: the process is waited for by its number, like a forked one.
+            self.pid = os.posix_spawn(
+                sys.executable,
+                command,
+                os.environ | {"OMP_NUM_THREADS": "1"},
+                file_actions=[(os.POSIX_SPAWN_DUP2, out.fileno(), 1), (os.POSIX_SPAWN_DUP2, err.fileno(), 2)],
+            )
+        else:
+            self.pid = os.fork()
+            if self.pid == 0:
+                _become(out.fileno(), err.fileno(), arguments, before)
+        out.close()
+        err.close()
+
+    def wait(self, timeout=120.0):
+        """Its exit code, or the negative number of the signal that ended it."""
+        end = time.monotonic() + timeout
+        while self.code is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.code = os.waitstatus_to_exitcode(status)
+            elif time.monotonic() > end:
+                self.kill()
+                raise TimeoutError(f"{self.err}")
+            else:
+                time.sleep(0.002)
+        return self.code
+
+    def kill(self, number=signal.SIGKILL):
+        os.kill(self.pid, number)
+
+    @property
+    def out(self):
+        return self.files[0].read_text()
+
+    @property
+    def err(self):
+        return self.files[1].read_text()
+
+    def kill_at(self, folder, step, delay=0.0, number=signal.SIGKILL):
+        """Kill it ``delay`` seconds after ``metrics.csv`` has a row of ``step``; its exit code."""
+        while last_step(folder) < step and self.code is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.code = os.waitstatus_to_exitcode(status)
+                raise AssertionError(f"ended with {self.code} before step {step}: {self.err}")
+            time.sleep(0.002)
+        time.sleep(delay)
+        self.kill(number)
+        return self.wait()
+
+
+def _become(out, err, arguments, before):
+    """The forked process: never returns."""
+    code = 1
+    try:
+        os.dup2(out, 1)
+        os.dup2(err, 2)
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
+        logging.getLogger().handlers.clear()  # pytest's
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        multiprocessing.forkserver._forkserver.__init__()  # this process must not use its parent's
+        if before is not None:
+            before()
+        code = cli.main(arguments)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def run_marl(*arguments, log, **options):
+    """Run ``marl ARGUMENTS`` to its end, which must be a good one; what it printed on stdout."""
+    process = Marl(*arguments, log=log, **options)
+    assert process.wait() == 0, process.err
+    return process.out
+
+
+def last_step(folder):
+    """The step of the last row of ``metrics.csv``; -1 if there is none."""
+    try:
+        lines = (Path(folder) / "metrics.csv").read_bytes().split(b"\n")[:-1]
+    except FileNotFoundError:
+        return -1
+    return int(lines[-1].split(b",")[0]) if len(lines) > 1 else -1
+
+
+def metrics(folder):
+    """All rows of ``metrics.csv`` but those that measure speed."""
+    return [row for row in read_metrics(Path(folder)) if not row["metric"].startswith("speed/")]
+
+
+def state(folder):
+    """The newest checkpoint: its step and every number in it by its path, the replay's time slots included."""
+    folder = Path(folder)
+    recipe = Recipe.from_json(read_config(folder))
+    loaded = Checkpoints(folder / "checkpoints").load()
+    del loaded.state["recorder"]["csv_bytes"]  # speeds take more or fewer characters
+    env = recipe.make_env(recipe.loop.copies)
+    replay = Replay(recipe.config.buffer_size, env.spec, env.members, env.copies, recipe.seeds)
+    env.close()
+    replay.load_state_dict(loaded.state["replay"])
+    replay.restore(loaded.chunks)
+    slots = replay.read(max(replay.written - replay.capacity, 0), replay.written)
+    tensors, values = flatten(loaded.state)
+    tensors |= {f"/slots/{name}": tensor for name, tensor in slots.items()}
+    return loaded.step, tensors, _leaves(values, "")
+
+
+def differences(one, other):
+    """Where two runs' last checkpoints and logs differ in any bit; empty if nowhere."""
+    (step, tensors, values), (other_step, other_tensors, other_values) = state(one), state(other)
+    found = [] if step == other_step else ["step"]
+    found += sorted(tensors.keys() ^ other_tensors.keys()) + sorted(values.keys() ^ other_values.keys())
+    found += [key for key in tensors.keys() & other_tensors.keys() if not same(tensors[key], other_tensors[key])]
+    found += [key for key in values.keys() & other_values.keys() if repr(values[key]) != repr(other_values[key])]
+    return sorted(found) + ([] if metrics(one) == metrics(other) else ["metrics.csv"])
+
+
+def same(one, other):
+    """Equal dtype, shape and bits: NaN is itself, and 0 is not -0."""
+    if (one.dtype, one.shape) != (other.dtype, other.shape):
+        return False
+    return one.contiguous().numpy().tobytes() == other.contiguous().numpy().tobytes()
+
+
+def _leaves(node, path):
+    if isinstance(node, dict):
+        return {key: leaf for name, child in node.items() for key, leaf in _leaves(child, f"{path}/{name}").items()}
+    return {path: node}
+
+
+def refused(capsys, *arguments):
+    """The one line that ``marl ARGUMENTS`` answers, in this process, to input that it cannot work with."""
+    capsys.readouterr()
+    code = cli.main([str(a) for a in arguments])
+    out, err = capsys.readouterr()
+    assert (code, out, err.count("\n")) == (2, "", 1), err
+    assert err.startswith("marl: ") and "Traceback" not in err
+    return err.removeprefix("marl: ").rstrip("\n")
+
+
+def content(folder):
+    """Every file's bytes but the lock's."""
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != ".lock"}
+
+
+def warm_up():
+    """Import what every run imports, so that forked ones do not have to; torch's own lazy parts by using them."""
+    import gymnasium.envs.mujoco  # noqa: F401
+    import mpe2.simple_spread_v3  # noqa: F401
+
+    torch.set_num_threads(1)  # a process with threads had better not fork
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(None):
+        settings = {"hidden": (2,), "batch_size": 2, "warmup": 1, "buffer_size": 10, "eval_every": 0, "threads": 1}
+        train("maddpg", "probe/team", run=f"{folder}/run", steps=3, **settings)

@@ -1,0 +1,174 @@
+"""The Python face: train, resume, evaluate, load; and what a population or reciprocity may not change."""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+from runs import state
+
+import marl
+from marl.types import UserError
+
+SMALL = {"hidden": (16, 16), "batch_size": 16, "buffer_size": 1000, "threads": 1, "eval_every": 0, "warmup": 30}
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def train(folder, algorithm="maddpg", environment="mpe/simple_spread_v3", **settings):
+    """The state in which a small run ends: tensors by path."""
+    return state(marl.train(algorithm, environment, run=folder, **{**SMALL, "steps": 36, **settings}))[1]
+
+
+# ---- the four words -----------------------------------------------------------------------------------------------
+
+
+def test_train_resume_and_evaluate_hand_on_a_folder(tmp_path):
+    folder = marl.train("maddpg", "probe/team", steps=40, **SMALL)
+    assert folder.parent.name == "runs" and (tmp_path / folder / "config.json").exists()
+    assert marl.resume(folder, steps=50) == folder
+    result = marl.evaluate(folder, episodes=4)
+    assert (result["run"], result["step"], result["episodes"]) == (str(folder), 50, 4)
+    (member,) = result["members"]
+    # Four episodes of one step in which both earn the same: at most 1.
+    assert member["name"] == "seed=0" and member["mean"] <= 1 and member["standard_error"] >= 0
+
+
+def test_a_loaded_team_acts_like_the_trained_one_by_list_and_by_name():
+    folder = marl.train("maddpg", "probe/heterogeneous", steps=40, seeds=(0, 1), **SMALL)
+    teams = [marl.load(folder, member) for member in (0, 1)]
+    assert [t.name for t in teams] == ["seed=0", "seed=1"]
+    obs = [np.array([0.5], np.float32), [1.0, -0.5, 0.5]]  # agents of different widths
+    actions = [team.act(obs) for team in teams]
+    assert [a.shape for a in actions[0]] == [(1,), (2,)] and all(np.abs(a).max() <= 1 for a in actions[0])
+    assert not np.array_equal(actions[0][1], actions[1][1])
+    named = teams[0].act({"agent_1": obs[1], "agent_0": obs[0], "a bystander": 3})
+    assert list(named) == ["agent_0", "agent_1"]
+    assert all(np.array_equal(named[name], a) for name, a in zip(named, actions[0], strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(teams[0].act(obs), actions[0], strict=True))  # no noise
+
+    # By hand: two hidden layers of ReLU and a tanh, with the saved weights of member 0, agent 0.
+    weights = state(folder)[1]
+    x = torch.tensor([0.5, 0.0, 0.0])  # padded
+    for i in range(3):
+        layer = [weights[f"/learner/actor/layers.{i}.{name}"][0, 0] for name in ("weight", "bias")]
+        x = x @ layer[0] + layer[1][0]
+        x = torch.relu(x) if i < 2 else torch.tanh(x)
+    assert actions[0][0] == pytest.approx(x[:1].numpy(), abs=1e-6)
+
+
+def test_a_team_with_discrete_actions_answers_with_indices():
+    folder = marl.train("maddpg", "probe/heterogeneous", steps=40, env={"continuous": False}, **SMALL)
+    actions = marl.load(folder).act([[0.5], [1.0, 0.5, 0.5]])
+    assert [type(a) for a in actions] == [int, int] and actions[0] in range(2) and actions[1] in range(3)
+
+
+def test_a_wrong_observation_is_named():
+    team = marl.load(marl.train("ddpg", "probe/heterogeneous", steps=2, **SMALL))
+    for obs, answer in (
+        ([[0.5]], "obs: expected 2 observations, got 1"),
+        ([[0.5], [1.0, 2.0]], "obs of agent_1: expected 3 numbers, got 2"),
+        ({"agent_0": [0.5], "agent1": [1, 2, 3]}, "obs: agent 'agent_1' is missing; did you mean 'agent1'?"),
+    ):
+        with pytest.raises(UserError) as caught:
+            team.act(obs)
+        assert str(caught.value) == answer
+    with pytest.raises(UserError, match="member: expected 0 to 0, got 1"):
+        marl.load("runs/" + os.listdir("runs")[0], member=1)
+
+
+def test_an_evaluation_is_the_mean_over_agents_and_its_standard_error_over_episodes():
+    from marl.evaluation import Evaluation
+
+    # One member, two agents, two episodes: team returns (1 + 3) / 2 = 2 and (5 + 7) / 2 = 6.
+    metrics = Evaluation(torch.tensor([[[1.0, 5], [3, 7]]]), torch.tensor([[[10.0, 20], [10, 20]]])).metrics()
+    assert metrics["eval/return_mean"].tolist() == [[3.0, 5.0]]  # agents' own: (1 + 5) / 2 and (3 + 7) / 2
+    assert metrics["eval/return_sum"].tolist() == [8.0]
+    # Deviations of -2 and 2 around 4: variance 8 with n - 1, error sqrt(8 / 2).
+    assert metrics["eval/return_stderr"].tolist() == [2.0]
+    assert metrics["eval/episode_length"].tolist() == [15.0]
+    assert torch.isnan(Evaluation(torch.ones(1, 2, 1), torch.ones(1, 2, 1)).metrics()["eval/return_stderr"]).all()
+
+
+def test_every_evaluation_plays_the_same_episodes_and_none_of_the_training_ones(tmp_path):
+    from marl.api import make_recipe
+    from marl.evaluation import Evaluator
+
+    recipe = make_recipe("ddpg", "gym/Pendulum-v1", [0], {}, {}, {"hidden": (4,)})
+    evaluator = Evaluator(lambda: recipe.make_env(3, purpose="eval"))
+    learner = recipe.make_learner(evaluator.env.spec)
+    first, second = evaluator(learner), evaluator(learner)
+    assert torch.equal(first.returns, second.returns) and first.lengths.unique().tolist() == [200.0]
+    assert not torch.equal(evaluator.first_obs, recipe.make_env(3).reset())
+
+
+# ---- a population is several runs ---------------------------------------------------------------------------------
+
+TASKS = [
+    ("maddpg", "mpe/simple_spread_v3", {"reciprocity.adjacency": "gaussian", "reciprocity.graph": "random"}),
+    ("ddpg", "mpe/simple_spread_v3", {"reciprocity.adjacency": "resample"}),
+    ("td3", "gym/Pendulum-v1", {"agents": 2, "reciprocity.adjacency": "knn"}),
+    ("maddpg", "mpe/simple_speaker_listener_v4", {"env": {"continuous": False}}),
+]
+
+
+@pytest.mark.parametrize("algorithm, environment, settings", TASKS)
+def test_a_member_lives_as_it_would_alone(algorithm, environment, settings, tmp_path):
+    """Six updates; while actions are random everything is equal to the bit, then up to rounding."""
+    sweep = {"reciprocity.kappa": [0.3, 0.8], "actor_lr": [0.001, 0.002]}
+    crowd = train(tmp_path / "crowd", algorithm, environment, seeds=(3, 5), sweep=sweep, **settings)
+    own = {"reciprocity.kappa": 0.8, "actor_lr": 0.001}
+    alone = train(tmp_path / "alone", algorithm, environment, seeds=(5,), **settings, **own)
+    member = 5  # kappa .8, rate .001, seed 5: (0.3, .001, 3), (.3, .001, 5), (.3, .002, 3), ..., (.8, .001, 5)
+
+    for name in ("obs", "action", "reward", "terminated", "ended"):
+        ours, theirs = crowd[f"/slots/{name}"][:, member], alone[f"/slots/{name}"][:, 0]
+        warm = 31 if name == "obs" else 30  # the first 30 steps were random
+        assert torch.equal(ours[:warm], theirs[:warm]), name
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
+    generators = [name for name in alone if name.endswith("generators")]
+    assert len(generators) >= 4
+    for name in generators:  # exploration, replay, adjacency, environments, ...: drawn from alike
+        assert torch.equal(crowd[name][member], alone[name][0]), name
+    weights = [name for name in alone if "/layers." in name]
+    assert weights
+    for name in weights:
+        torch.testing.assert_close(crowd[name][member], alone[name][0], rtol=1e-4, atol=1e-5)
+    # And the six updates have moved what is compared: another member's weights are far away.
+    first = next(name for name in weights if name.startswith("/learner/actor/layers.0.weight"))
+    assert (crowd[first][member] - crowd[first][member - 1]).abs().max() > 1e-2
+
+
+# ---- reciprocity that is off --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("algorithm", ["maddpg", "ddpg", "td3"])
+def test_kappa_zero_is_no_reciprocity_bit_for_bit(algorithm, tmp_path):
+    plain = train(tmp_path / "plain", algorithm)
+    other = {"reciprocity.graph": "ring", "reciprocity.adjacency": "gaussian", "reciprocity.count": 3}
+    off = train(tmp_path / "off", algorithm, **other, **{"reciprocity.kappa": 0.0})
+    assert len(plain) > 30
+    for name in (name for name in plain if "/reciprocity/" not in name):
+        assert plain[name].numpy().tobytes() == off[name].numpy().tobytes(), name
+    on = train(tmp_path / "on", algorithm, **other, **{"reciprocity.kappa": 0.5})
+    weights = [name for name in plain if name.startswith("/learner/critic/layers.0")]
+    assert any(not torch.equal(plain[name], on[name]) for name in weights)
+
+
+@pytest.mark.parametrize("algorithm", ["maddpg", "ddpg", "td3"])
+def test_listening_to_oneself_at_the_same_state_changes_nothing_but_rounding(algorithm, tmp_path):
+    plain = train(tmp_path / "plain", algorithm)
+    itself = {"reciprocity.graph": "self", "reciprocity.adjacency": "exact", "reciprocity.kappa": 0.7}
+    same = train(tmp_path / "same", algorithm, **itself)
+    for name in (name for name in plain if "/layers." in name):
+        torch.testing.assert_close(plain[name], same[name], rtol=1e-4, atol=1e-5)
+
+
+def test_one_member_with_kappa_zero_is_untouched_by_the_others_reciprocity(tmp_path):
+    mixed = train(tmp_path / "mixed", sweep={"reciprocity.kappa": [0.0, 0.5]})
+    twice = train(tmp_path / "twice", sweep={"reciprocity.kappa": [0.0], "noise": [0.1, 0.2]})
+    for name in (name for name in mixed if "/layers." in name):
+        assert torch.equal(mixed[name][0], twice[name][0]), name

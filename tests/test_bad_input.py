@@ -1,0 +1,208 @@
+"""What a user does wrong is answered with one line and exit code 2, and nothing that was there is lost."""
+
+import json
+
+import pytest
+from runs import content, refused
+
+import marl.api
+from marl.runfolder import lock
+from marl.types import UserError
+
+SPREAD = ("train", "maddpg", "mpe/simple_spread_v3")
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """No run of this file may land in the source tree."""
+    monkeypatch.chdir(tmp_path)
+
+
+# ---- words that do not exist --------------------------------------------------------------------------------------
+
+WRONG_WORDS = [
+    (["trian"], "no command 'trian'; did you mean 'train'?"),
+    (["train", "madpg", "probe/team"], "no algorithm 'madpg'; did you mean 'maddpg'?"),
+    (["train", "maddpg", "mp/simple_spread_v3"], "no environment family 'mp'; did you mean 'mpe'?"),
+    (["train", "maddpg", "simple_spread_v3"], "choose from gym, mpe, mujoco, pettingzoo, probe"),
+    (["train", "maddpg", "mpe/simple_spred_v3"], "did you mean 'simple_spread_v3'?"),
+    (["train", "td3", "mujoco/Hoper-v5"], "did you mean 'Hopper-v5'?"),
+    (["train", "maddpg", "gym/CartPol-v1"], "did you mean 'CartPole-v1'?"),
+    (["train", "maddpg", "pettingzoo/nosuch.module_v1"], "cannot import 'nosuch.module_v1'"),
+    (["train", "maddpg", "probe/tem"], "no environment 'probe/tem'; did you mean 'team'?"),
+    ([*SPREAD, "--stepps", "1"], "unknown argument '--stepps'; did you mean '--steps'?"),
+    ([*SPREAD, "--kapa", "1"], "unknown argument '--kapa'; did you mean '--reciprocity.kappa'?"),
+    ([*SPREAD, "--reciprocity.kapa=1"], "did you mean '--reciprocity.kappa'?"),
+    ([*SPREAD, "--xyzzy"], "unknown argument '--xyzzy'; see marl train --help"),
+    ([*SPREAD, "more"], "unknown argument 'more'"),
+    ([*SPREAD, "--env.local_ration", ".5"], "did you mean '--env.local-ratio'?"),
+    ([*SPREAD, "--sweep", "reciprocity.kapa=.5"], "did you mean 'reciprocity.kappa'?"),
+    ([*SPREAD, "--sweep", "hidden=3"], "choose from action_l2, actor_lr, critic_lr, epsilon, gamma, noise,"),
+    ([*SPREAD, "--reciprocity.graph", "rong"], "--reciprocity.graph: 'rong' is not a choice; did you mean 'ring'?"),
+    (["train", "maddpg", "mpe/simple_push_v3", "--env.local_ratio", ".5"], "has no option 'local_ratio'"),
+    (["train", "ddpg", "gym/Pendulum-v1", "--env.gg", "3"], "unexpected keyword argument 'gg'"),
+    (["train", "--steps", "5", *SPREAD[1:]], "expected: marl train ALGO ENV [options]"),
+    (["train", "maddpg"], "expected: marl train ALGO ENV [options]"),
+    (["resume"], "RUN"),
+    (["list", "--jsn"], "did you mean '--json'?"),
+]
+
+
+@pytest.mark.parametrize("arguments, answer", WRONG_WORDS, ids=lambda v: " ".join(v)[-40:] if type(v) is list else "")
+def test_a_word_that_does_not_exist_is_answered_with_the_nearest_that_does(arguments, answer, capsys, tmp_path):
+    assert answer in refused(capsys, *arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+WRONG_VALUES = [
+    ("--steps x", "--steps: expected int, got 'x'"),
+    ("--steps 0", "steps: expected 1 or more, got 0"),
+    ("--steps", "--steps: expected one argument"),
+    ("--seeds a", "--seeds: invalid int value: 'a'"),
+    ("--seeds 1 1", "seeds: expected one or more different values, got [1, 1]"),
+    ("--batch-size 0", "batch_size: expected 1 or more, got 0"),
+    ("--hidden 64,x", "--hidden: expected int,..., got '64,x'"),
+    ("--hidden 64,0", "hidden: expected 1 or more, got (64, 0)"),
+    ("--actor-lr -1", "actor_lr: expected 0 or more, got -1.0"),
+    ("--critic-lr inf", "critic_lr: expected 0 or more, got inf"),
+    ("--gamma 1.1", "gamma: expected a number from 0 to 1, got 1.1"),
+    ("--tau nan", "tau: expected a number from 0 to 1, got nan"),
+    ("--shared maybe", "--shared: expected bool, got 'maybe'"),
+    ("--max-grad-norm big", "--max-grad-norm: expected float or none, got 'big'"),
+    ("--agents 0", "agents: expected 1 or more, got 0"),
+    ("--reciprocity.kappa 1.5", "reciprocity.kappa: expected a number from 0 to 1, got 1.5"),
+    ("--reciprocity.rho 0", "reciprocity.rho: expected levels of 1 or more, got 0"),
+    ("--sweep reciprocity.kappa=", "reciprocity.kappa: expected one or more different values, got []"),
+    ("--sweep reciprocity.kappa=.5,1.5", "reciprocity.kappa: expected a number from 0 to 1, got 1.5"),
+    ("--sweep reciprocity.kappa=.5,x", "--sweep reciprocity.kappa: expected float, got 'x'"),
+    ("--sweep gamma=.9,-1", "gamma: expected a number from 0 to 1, got -1.0"),
+    ("--sweep gamma", "expected FIELD=V,V,..."),
+    ("--env.local_ratio x", "--env.local-ratio: expected float or none, got 'x'"),
+    ("--env.local_ratio 7", "local_ratio: expected a number from 0 to 1, got 7.0"),
+]
+
+
+@pytest.mark.parametrize("options, answer", WRONG_VALUES)
+def test_a_value_that_makes_no_sense_is_repeated_with_what_was_expected(options, answer, capsys, tmp_path):
+    assert answer in refused(capsys, *SPREAD, *options.split())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_option_of_a_foreign_environment_needs_its_value(capsys):
+    line = refused(capsys, "train", "ddpg", "gym/Pendulum-v1", "--env.g", "--steps", "5")
+    assert line == "--env.g: expected a value"
+
+
+@pytest.mark.parametrize("algorithm", ["ddpg", "td3"])
+def test_an_algorithm_that_does_not_fit_the_actions_names_one_that_does(algorithm, capsys, tmp_path):
+    line = refused(capsys, "train", algorithm, "gym/CartPole-v1")
+    assert line == (f"{algorithm} needs continuous actions, gym/CartPole-v1 has 2 discrete ones; maddpg handles both")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_from_python_the_same_mistakes_raise_the_same_lines():
+    for arguments, answer in (
+        ({"steps": "10"}, "steps: expected int, got '10'"),
+        ({"reciprocity.kapa": 0.5}, "no setting 'kapa'; did you mean 'kappa'?"),
+        ({"gamma.x": 0.5}, "no setting 'gamma.x'"),
+        ({"hidden": 64}, r"hidden: expected int,..., got 64"),
+        ({"shared": 1}, "shared: expected bool, got 1"),
+        ({"env": {"local_ratio": "x"}}, "local_ratio: expected float or none, got 'x'"),
+        ({"env": {"local_ration": 1}}, "no option 'local_ration' of mpe/simple_spread_v3; did you mean 'local_ratio'?"),
+        ({"sweep": {"gamma": ["x"]}}, "gamma: expected float, got 'x'"),
+    ):
+        with pytest.raises(UserError) as caught:
+            marl.api.train("maddpg", "mpe/simple_spread_v3", **arguments)
+        assert answer in str(caught.value)
+
+
+def edit(**changes):
+    def change(values):
+        for name, value in changes.items():
+            *parents, last = name.split("__")
+            node = values
+            for parent in parents:
+                node = node[parent]
+            if value is None:
+                del node[last]
+            else:
+                node[last] = value
+
+    return change
+
+
+DAMAGED_CONFIGS = {
+    "no algorithm": (edit(algorithm=None), "config.json is damaged: no 'algorithm'"),
+    "other algorithm": (edit(algorithm="madpg"), "no algorithm 'madpg'; did you mean 'maddpg'?"),
+    "other format": (edit(format=2), "config.json: expected format 1, got 2"),
+    "text for a number": (edit(loop__steps="100"), "steps: expected int, got '100'"),
+    "a number for a list": (edit(config__hidden=16), "hidden: expected int,..., got 16"),
+    "an unknown field": (edit(config__gama=0.9), "no setting 'gama' in MADDPGConfig; did you mean 'gamma'?"),
+    "a bad number": (edit(config__gamma=7.0), "gamma: expected a number from 0 to 1, got 7.0"),
+    "no members": (edit(members=[{"name": "x"}]), "config.json is damaged: "),
+    "no threads": (edit(threads=None), "config.json is damaged: no 'threads'"),
+}
+
+
+@pytest.mark.parametrize("change, answer", DAMAGED_CONFIGS.values(), ids=DAMAGED_CONFIGS.keys())
+def test_a_damaged_configuration_is_one_line_that_says_where(change, answer, run, capsys):
+    values = json.loads((run / "config.json").read_text())
+    change(values)
+    (run / "config.json").write_text(json.dumps(values))
+    before = content(run)
+    for command in ("resume", "evaluate"):
+        assert answer in refused(capsys, command, run)
+    assert content(run) == before
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "\0"])
+def test_so_is_one_that_is_no_json(text, run, capsys):
+    (run / "config.json").write_text(text)
+    for command in ("resume", "evaluate", "plot"):
+        assert refused(capsys, command, run).startswith(f"{run / 'config.json'} is damaged: ")
+
+
+# ---- folders ------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_in_use_by_another_process_is_left_alone(run, capsys):
+    before = content(run)
+    with lock(run):
+        assert f"run folder {run} is in use by process " in refused(capsys, "resume", run)
+    assert content(run) == before
+
+
+def test_an_existing_run_is_not_overwritten(run, capsys):
+    before = content(run)
+    assert "already holds a run; to go on with it: marl resume" in refused(capsys, *SPREAD, "--run", run)
+    assert content(run) == before
+
+
+@pytest.mark.parametrize("command", ["resume", "evaluate", "plot"])
+def test_a_folder_without_a_run_is_answered_with_the_nearest_that_is_one(command, run, capsys, tmp_path):
+    assert f"holds no run: it has no config.json; the newest run there is {run}" in refused(
+        capsys, command, tmp_path / "rum"
+    )
+
+
+def test_a_new_end_before_the_present_step_is_refused(run, capsys):
+    before = content(run)
+    assert "steps: expected 100 or more, where the run is now, got 60" in refused(
+        capsys, "resume", run, "--steps", "60"
+    )
+    assert content(run) == before
+
+
+@pytest.mark.parametrize(
+    "arguments, answer",
+    [
+        (["evaluate", "--episodes", "0"], "episodes: expected 1 or more, got 0"),
+        (["evaluate", "--episodes", "x"], "--episodes: invalid int value: 'x'"),
+        (["evaluate", "--member", "1"], "member: expected 0 to 0, got 1"),
+        (["plot", "--metric", "eval/retrun_mean"], "did you mean 'eval/return_mean'?"),
+        (["plot", "--metric", "value/target_gap"], "has not recorded value/target_gap yet"),
+        (["resume", "--steps", "x"], "--steps: invalid int value: 'x'"),
+    ],
+)
+def test_a_bad_value_for_a_run_is_one_line(arguments, answer, run, capsys):
+    assert answer in refused(capsys, arguments[0], run, *arguments[1:])

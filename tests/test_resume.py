@@ -1,0 +1,227 @@
+"""A run that is killed at any moment and resumed ends in the same bits as one that never was."""
+
+import os
+import random
+import re
+import shutil
+import signal
+
+import gymnasium
+import numpy as np
+import pytest
+from runs import SMALL, Marl, differences, metrics, run_marl, state, warm_up
+
+from marl.checkpoint import Checkpoints
+
+PAIR = ("--reciprocity.kappa", "0.5", "--agents", "2", "--steps", "200")
+TASKS = {
+    "maddpg": ("maddpg", "mpe/simple_spread_v3", "--reciprocity.kappa", "0.5", "--steps", "200"),
+    "population": (
+        *("maddpg", "mpe/simple_spread_v3", "--steps", "200", "--seeds", "3", "--sweep", "reciprocity.kappa=0.2,0.5"),
+        *("--reciprocity.adjacency", "gaussian", "--reciprocity.graph", "random", "--copies", "2"),
+    ),
+    "discrete": (
+        *("maddpg", "mpe/simple_speaker_listener_v4", "--env.continuous", "no", "--steps", "200"),
+        *("--buffer-size", "70"),
+    ),
+    "mpe2": ("maddpg", "mpe/simple_spread_v3", "--env.engine", "mpe2", "--copies", "2", "--steps", "200"),
+    "ddpg": ("ddpg", "mujoco/InvertedPendulum-v5", *PAIR),
+    "td3": ("td3", "mujoco/Hopper-v5", *PAIR, "--reciprocity.adjacency", "knn", "--buffer-size", "90"),
+    "td3 mpe": ("td3", "mpe/simple_spread_v3", "--steps", "200", "--reciprocity.kappa", "0.5"),
+}
+WORKERS = ("--workers", "2")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def imported():
+    warm_up()
+
+
+@pytest.fixture(scope="module")
+def never_stopped(tmp_path_factory):
+    """Task -> the folder of its uninterrupted run, made once."""
+    made = {}
+
+    def run(task):
+        if task not in made:
+            folder = tmp_path_factory.mktemp("straight") / "run"
+            run_marl("train", *TASKS[task], *SMALL, "--run", folder, log=f"{folder}.log")
+            made[task] = folder
+        return made[task]
+
+    return run
+
+
+def steps_of(task):
+    return int(TASKS[task][TASKS[task].index("--steps") + 1])
+
+
+def interrupted(task, folder, kills, workers=(), real=False, log="log"):
+    """Train, killed ``kills`` times at random moments, then resumed to the end."""
+    for i in range(kills):
+        if i == 0:
+            process = Marl("train", *TASKS[task], *SMALL, *workers, "--run", folder, log=f"{folder}.{i}", real=real)
+        else:
+            process = Marl("resume", folder, "--quiet", log=f"{folder}.{i}", real=real)
+        low = i * steps_of(task) // kills
+        moment = random.randrange(low, low + steps_of(task) // kills - 25)
+        assert process.kill_at(folder, moment, random.uniform(0, 0.01)) == -signal.SIGKILL
+    run_marl("resume", folder, "--quiet", log=f"{folder}.last", real=real)
+
+
+def test_the_comparison_sees_every_part_of_the_state(never_stopped, tmp_path):
+    folder = never_stopped("maddpg")
+    other = tmp_path / "other"
+    run_marl("train", *TASKS["maddpg"], *SMALL, "--seeds", "1", "--run", other, log=tmp_path / "log")
+    found = differences(folder, other)
+    for part in (
+        *("/learner/actor/flat", "/learner/actor_optimizer", "/learner/explore", "/learner/reciprocity/space"),
+        *("/learner/target_critic", "/slots/obs", "/slots/reward", "/replay/sampler", "/warmup", "/env/world"),
+        *("/env/streams", "/metrics", "/obs", "metrics.csv"),
+    ):
+        assert any(part.removesuffix("/flat") in name for name in found), part
+    assert differences(folder, folder) == []
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_killed_and_resumed_run_ends_in_the_same_bits(task, never_stopped, tmp_path):
+    interrupted(task, tmp_path / "run", kills=2)
+    assert differences(never_stopped(task), tmp_path / "run") == []
+
+
+@pytest.mark.parametrize("task", ["mpe2", "ddpg"])
+def test_so_does_one_whose_environments_live_in_worker_processes(task, never_stopped, tmp_path):
+    interrupted(task, tmp_path / "run", kills=1, workers=WORKERS)
+    assert differences(never_stopped(task), tmp_path / "run") == []
+
+
+@pytest.mark.parametrize("task, workers", [("maddpg", ()), ("td3", WORKERS)])
+def test_so_does_the_installed_command(task, workers, never_stopped, tmp_path):
+    interrupted(task, tmp_path / "run", 1, workers, real=True)
+    assert differences(never_stopped(task), tmp_path / "run") == []
+
+
+@pytest.mark.parametrize("after", [0, 1, 3])
+def test_a_kill_while_a_checkpoint_is_written_costs_nothing(after, never_stopped, tmp_path):
+    """A checkpoint is three files; the kill comes when ``after`` of the third checkpoint's are done, or half done."""
+    folder = tmp_path / "run"
+
+    def kill_later():
+        import marl.checkpoint
+
+        write, count = marl.checkpoint.write_atomically, [0]
+
+        def write_or_die(path, data):
+            # Step 0 has no time slots, and so two files; step 35 has three.
+            if count[0] == 2 + 3 + after:
+                path.with_name(path.name + ".tmp").write_bytes(data[: len(data) // 2])
+                os.kill(os.getpid(), signal.SIGKILL)
+            count[0] += 1
+            write(path, data)
+
+        marl.checkpoint.write_atomically = write_or_die
+
+    process = Marl("train", *TASKS["maddpg"], *SMALL, "--run", folder, log=tmp_path / "log", before=kill_later)
+    assert process.wait() == -signal.SIGKILL
+    assert Checkpoints(folder / "checkpoints").load().step == (35 if after < 3 else 70)
+    run_marl("resume", folder, "--quiet", log=tmp_path / "log")
+    assert differences(never_stopped("maddpg"), folder) == []
+    assert not list((folder / "checkpoints").glob("*.tmp"))
+
+
+def test_a_kill_during_the_very_first_evaluation_costs_nothing(never_stopped, tmp_path):
+    folder = tmp_path / "run"
+
+    def die_in_evaluation():
+        import marl.evaluation
+
+        marl.evaluation.Evaluator.__call__ = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+
+    process = Marl("train", *TASKS["maddpg"], *SMALL, "--run", folder, log=tmp_path / "log", before=die_in_evaluation)
+    assert process.wait() == -signal.SIGKILL
+    run_marl("resume", folder, "--quiet", log=tmp_path / "log")
+    assert differences(never_stopped("maddpg"), folder) == []
+
+
+@pytest.mark.parametrize("number, moment", [(signal.SIGINT, 24), (signal.SIGTERM, 60)])
+def test_a_stop_request_saves_says_so_in_one_line_and_exits_with_130(number, moment, never_stopped, tmp_path):
+    folder = tmp_path / "run"
+    process = Marl("train", *TASKS["ddpg"], *SMALL, "--run", folder, log=tmp_path / "log")
+    assert process.kill_at(folder, moment, number=number) == 130
+    (line,) = process.err.splitlines()
+    step = int(re.fullmatch(r"marl: stopped at step (\d+), everything saved", line)[1])
+    assert Checkpoints(folder / "checkpoints").load().step == step
+    run_marl("resume", folder, "--quiet", log=tmp_path / "log")
+    assert differences(never_stopped("ddpg"), folder) == []
+
+
+def test_more_steps_go_on_to_where_a_longer_run_would_be(never_stopped, tmp_path):
+    folder = tmp_path / "run"
+    run_marl("train", *TASKS["maddpg"], *SMALL, "--run", folder, "--steps", "200", log=tmp_path / "log")
+    run_marl("resume", folder, "--quiet", "--steps", "200", log=tmp_path / "log")
+    assert differences(never_stopped("maddpg"), folder) == []
+    # Where the shorter run does not end at an evaluation, its closing evaluation stays in the log, and nothing else.
+    other = tmp_path / "other"
+    run_marl("train", *TASKS["maddpg"], *SMALL, "--run", other, "--steps", "130", log=tmp_path / "log")
+    run_marl("resume", other, "--quiet", "--steps", "200", log=tmp_path / "log")
+    assert differences(never_stopped("maddpg"), other) == ["metrics.csv"]
+    extra = [row for row in metrics(other) if row not in metrics(folder)]
+    assert {(row["step"], row["metric"].split("/")[0]) for row in extra} == {("130", "eval")}
+
+
+def test_resuming_a_finished_run_changes_nothing(never_stopped, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(never_stopped("maddpg"), folder)
+    assert f"run: {folder}" in run_marl("resume", folder, "--quiet", log=tmp_path / "log")
+    assert differences(never_stopped("maddpg"), folder) == []
+
+
+def test_a_damaged_last_checkpoint_costs_a_detour_and_no_bit(never_stopped, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(never_stopped("maddpg"), folder)
+    next((folder / "checkpoints").glob("000000000200-*")).write_bytes(b"damaged")
+    process = Marl("resume", folder, "--quiet", log=tmp_path / "log")
+    assert process.wait() == 0
+    (line,) = process.err.splitlines()
+    assert "000000000200.json cannot be used" in line and line.endswith("going on from the checkpoint of step 175")
+    assert differences(never_stopped("maddpg"), folder) == []
+
+
+class Drift(gymnasium.Env):
+    """Reward 1 a step for 30 steps, the observation being their number; a stranger, whose state nobody can save."""
+
+    observation_space = gymnasium.spaces.Box(0.0, 30.0, (1,))
+    action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,))
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        self.held = iter(range(1, 31))
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        step = next(self.held)
+        return np.float32([step]), 1.0, step == 30, False, {}
+
+
+def test_an_environment_that_cannot_be_saved_says_so_and_goes_on(tmp_path):
+    folder, task = tmp_path / "run", ("ddpg", "gym/Drift-v0")
+
+    def register():
+        gymnasium.register("Drift-v0", Drift)
+
+    process = Marl("train", *task, *SMALL, "--run", folder, "--steps", "100", log=tmp_path / "log", before=register)
+    killed = process.kill_at(folder, 60)
+    assert (killed, process.err.count("\n")) == (-signal.SIGKILL, 1)
+    assert f"the state of {task[1]} cannot be saved; a resumed run starts new episodes" in process.err
+    process = Marl("resume", folder, "--quiet", log=tmp_path / "log", before=register)
+    assert process.wait() == 0, process.err
+    (line,) = process.err.splitlines()
+    assert line == f"note: the state of {task[1]} could not be saved; new episodes start"
+    register()
+    step, tensors, values = state(folder)
+    # The newest observation of step 35 takes a slot of its own that is never sampled; nothing was lost by a worker.
+    assert (step, values["/replay/written"], values["/restarts"]) == (100, 101, 0)
+    assert tensors["/slots/lost"].flatten().nonzero().tolist() == [[35]]
+    # Step 35 is the 5th of the second episode. No transition leads from there into the new one, which begins at 0.
+    assert tensors["/slots/obs"].flatten()[33:38].tolist() == [3.0, 4.0, 5.0, 0.0, 1.0]
+    assert [row["value"] for row in metrics(folder) if row["metric"] == "train/return_mean"] == ["30.0"] * 3
