@@ -2,6 +2,7 @@
 
     python benchmarks/learning.py run spread       # about an hour on two quiet cores; a killed one goes on
     python benchmarks/learning.py table            # the rows of docs/results.md from what was run
+    python benchmarks/learning.py publish          # its pictures, and every evaluation as benchmarks/results/NAME.csv
 
 Runs go to ``runs/learning-NAME``. Evaluation is deterministic, on environments of its own, the same episodes for all.
 """
@@ -9,6 +10,7 @@ Runs go to ``runs/learning-NAME``. Evaluation is deterministic, on environments 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import subprocess
 import sys
@@ -18,10 +20,11 @@ from pathlib import Path
 
 import numpy as np
 
-from marl.plot import read_metrics
+from marl.plot import plot, read_metrics
 from marl.runfolder import read_config
 from marl.stats import t_interval
 
+ROOT = Path(__file__).parent.parent
 COMMON = "--seeds 0 1 2 3 4 --sweep reciprocity.kappa=0,.5 --threads 1"
 MPE = (
     "--copies 16 --update-every 4 --eval-every 16000 --eval-episodes 100 --checkpoint-every 32000 --buffer-size 200000"
@@ -83,9 +86,21 @@ def table() -> None:
         print(f"| {name} | {step} | {' | '.join(cells)} | {minutes} |")
 
 
+def publish() -> None:
+    """Keep what the documentation shows: a picture and the evaluations of each row that was run."""
+    for name in ROWS:
+        if folder(name).exists():
+            plot([folder(name)], ROOT / "docs" / "images" / f"learning-{name}.png")
+            rows = [r for r in read_metrics(folder(name)) if r["metric"] == "eval/return_mean" and not r["agent"]]
+            with (ROOT / "benchmarks" / "results" / f"{name}.csv").open("w", newline="") as file:
+                writer = csv.DictWriter(file, ["step", "member", "metric", "unit", "value"], extrasaction="ignore")
+                writer.writeheader()
+                writer.writerows(rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("run", "table"))
+    parser.add_argument("what", choices=("run", "table", "publish"))
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"rows to run: {', '.join(ROWS)}; by default all")
     given = parser.parse_args()
     for name in given.names:
@@ -93,6 +108,8 @@ def main() -> None:
             parser.error(f"no row {name!r}; choose from {', '.join(ROWS)}")
     if given.what == "table":
         table()
+    elif given.what == "publish":
+        publish()
     else:
         for name in given.names or ROWS:
             run(name)

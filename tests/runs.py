@@ -28,8 +28,8 @@ SMALL = (
     *("--log-every", "12", "--checkpoint-every", "35", "--eval-every", "100", "--eval-episodes", "2"),
     *("--buffer-size", "5000", "--quiet"),
 )
-"""Settings of a run that takes a second and does everything often; of MPE, whose episodes have 25 steps, checkpoints come
-in the middle of the warm-up, of episodes and between rows of the log."""
+"""Settings of a run that takes a second and does everything often. Checkpoints come in the middle of the warm-up, of
+MPE's episodes of 25 steps, and between rows of the log."""
 
 
 class Marl:

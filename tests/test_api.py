@@ -37,6 +37,15 @@ def test_train_resume_and_evaluate_hand_on_a_folder(tmp_path):
     assert member["name"] == "seed=0" and member["mean"] <= 1 and member["standard_error"] >= 0
 
 
+def test_a_run_computes_with_the_threads_it_was_trained_with():
+    """Sums of floats depend on their number, and so would an evaluation of equal weights."""
+    folder = marl.train("maddpg", "probe/team", steps=2, **SMALL)
+    for use in (marl.evaluate, marl.load, marl.resume):
+        torch.set_num_threads(2)
+        use(folder)
+        assert torch.get_num_threads() == 1
+
+
 def test_a_loaded_team_acts_like_the_trained_one_by_list_and_by_name():
     folder = marl.train("maddpg", "probe/heterogeneous", steps=40, seeds=(0, 1), **SMALL)
     teams = [marl.load(folder, member) for member in (0, 1)]

@@ -9,9 +9,11 @@ import signal
 import gymnasium
 import numpy as np
 import pytest
-from runs import SMALL, Marl, differences, metrics, run_marl, state, warm_up
+import torch
+from runs import SMALL, Marl, differences, metrics, run_marl, same, state, warm_up
 
-from marl.checkpoint import Checkpoints
+from marl.checkpoint import Checkpoints, flatten
+from marl.envs import make_env
 
 PAIR = ("--reciprocity.kappa", "0.5", "--agents", "2", "--steps", "200")
 TASKS = {
@@ -225,3 +227,20 @@ def test_an_environment_that_cannot_be_saved_says_so_and_goes_on(tmp_path):
     # Step 35 is the 5th of the second episode. No transition leads from there into the new one, which begins at 0.
     assert tensors["/slots/obs"].flatten()[33:38].tolist() == [3.0, 4.0, 5.0, 0.0, 1.0]
     assert [row["value"] for row in metrics(folder) if row["metric"] == "train/return_mean"] == ["30.0"] * 3
+
+
+@pytest.mark.parametrize("task", ["InvertedPendulum-v5", "Hopper-v5"])
+def test_a_saved_mujoco_state_holds_nothing_that_memory_happened_to_hold(task):
+    """Not even a reset clears all arrays of MjData; what is in the others' memory must not be in a checkpoint."""
+    saved = []
+    for rubbish in (0, 1):
+        env = make_env(f"mujoco/{task}", seeds=[0])
+        world = env.pool.copies[0].env.unwrapped
+        arrays = [getattr(world.data, n) for n in dir(world.data) if n.startswith(("iLD", "iM", "map_", "tree_island"))]
+        for array in arrays:
+            array[...] = rubbish
+        env.reset()
+        for _ in range(5):
+            env.step(torch.zeros(1, 1, 1, env.spec.action_size))
+        saved.append(flatten(env.state_dict()["copies"]["0"])[0])
+    assert len(arrays) > 3 and all(same(saved[0][name], saved[1][name]) for name in saved[0])

@@ -135,13 +135,14 @@ def test_action_l2_weighs_the_mean_square_of_the_output_before_the_tanh():
 
 
 @pytest.mark.parametrize("discrete", [False, True])
-def test_action_l2_counts_an_agents_own_components_only(discrete):
-    """Outputs (3, 4) of which agent 0 has the first: 9 and (9 + 16) / 2."""
-    learner = make(action_sizes=(1, 2), action_l2=1.0, discrete=discrete)
+@pytest.mark.parametrize("sizes, first", [((1, 2), 9.0), ((2, 2), 12.5)])
+def test_action_l2_counts_an_agents_own_components_only(discrete, sizes, first):
+    """Outputs (3, 4): 9 for an agent that has the first only, (9 + 16) / 2 for one that has both."""
+    learner = make(action_sizes=sizes, action_l2=1.0, discrete=discrete)
     learner.actor.layers[0].bias.data[:] = torch.tensor([3.0, 4.0])
     given = batch(width=2)
     noise = torch.zeros(1, 2, 1, 2) if discrete else None
-    torch.testing.assert_close(learner.compute_loss_pi(given, noise).detach(), rows([9.0], [12.5]))
+    torch.testing.assert_close(learner.compute_loss_pi(given, noise).detach(), rows([first], [12.5]))
 
 
 def test_discrete_targets_use_the_greedy_action_of_the_target_actor():

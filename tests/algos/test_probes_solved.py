@@ -66,7 +66,7 @@ def values(learner: Any, obs: Tensor, action: Tensor) -> Tensor:
     """The online critics (the smaller twin) at what they are about to do: ``[P, N, E]``."""
     if action.dtype == torch.int64:
         action = one_hot(action, learner.action_size).float()
-    joint = hasattr(learner, "obs_size")
+    joint = hasattr(learner, "obs_size")  # MADDPG
     x = joint_input(obs, action.unsqueeze(1), shared=obs.shape[1] == 1) if joint else torch.cat([obs, action], -1)
     with torch.no_grad():
         q = learner.critic(x)
