@@ -94,7 +94,9 @@ class Replay:
         pick = self.sampler.integers(size, batch_size)
         slot, row = self._locate(pick)
         while self.any_lost and (bad := self.lost.view(-1)[row]).any():
-            pick = torch.where(bad, self.sampler.integers(size, batch_size), pick)
+            for p in bad.any(1).nonzero().flatten().tolist():  # only these members draw again
+                again = torch.randint(size, (batch_size,), generator=self.sampler.generators[p])
+                pick[p] = torch.where(bad[p], again, pick[p])
             slot, row = self._locate(pick)
         stride = self.members * self.copies
         wrapped = slot == self.ring - 1

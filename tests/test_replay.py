@@ -251,3 +251,20 @@ def test_the_side_table_grows_with_the_ends_that_are_held_and_not_with_those_tha
     after = len(replay.finals)
     diary.run(1000)
     assert len(replay.finals) <= after * 3 // 2 + 1
+
+
+def test_a_lost_row_of_one_member_leaves_the_draws_of_the_others_alone():
+    """Member 0 redraws where its rows were lost; member 1, which lost none, must sample as it would have anyway."""
+    spec = EnvSpec("x/y", ("a",), (1,), (1,), False)
+    plain, wounded = (Replay(100, spec, members=2, copies=1, seeds=[0, 1]) for _ in range(2))
+    zeros = torch.zeros(2, 1, 1)
+    for t in range(20):
+        obs = torch.full((2, 1, 1, 1), float(t))
+        step = Step(obs + 1, obs + 1, zeros, zeros.bool(), zeros.bool())
+        lost = torch.tensor([t % 2 == 0, False]).view(2, 1, 1)
+        plain.add(obs, obs, step)
+        wounded.add(obs, obs, step._replace(lost=lost, done=lost))
+    for _ in range(5):
+        a, b = plain.sample(50), wounded.sample(50)
+        assert torch.equal(a.obs[1], b.obs[1])
+        assert (b.obs[0] % 2 == 1).all()  # the even slots of member 0 never happened
