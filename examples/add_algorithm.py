@@ -32,10 +32,10 @@ from marl.types import Batch, State
 class IQLConfig:
     """Settings of independent Q-learning."""
 
-    gamma: float = option(0.95, "Discount of one step.", sweep=True)
-    tau: float = option(0.01, "Fraction by which the targets follow at each update.", sweep=True)
+    gamma: float = option(0.95, "Discount of one step.", sweep=True, most=1)
+    tau: float = option(0.01, "Fraction by which the targets follow at each update.", sweep=True, most=1)
     lr: float = option(1e-3, "Adam's learning rate.", sweep=True)
-    epsilon: float = option(0.1, "Probability of a random action while training.", sweep=True)
+    epsilon: float = option(0.1, "Probability of a random action while training.", sweep=True, most=1)
     hidden: tuple[int, ...] = option((64, 64), "Widths of the hidden layers.")
     batch_size: int = option(128, "Transitions per update.")
     buffer_size: int = option(100_000, "Transitions that the replay holds, per member.")

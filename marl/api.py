@@ -71,6 +71,11 @@ class Recipe:
     def seeds(self) -> list[int]:
         return [member.seed for member in self.members]
 
+    def check(self) -> None:
+        """Raise ``UserError`` for a number that makes no sense."""
+        for config in (self.loop, *population.configs(self.config, self.members)):
+            cfg.check_ranges(config)
+
     def to_json(self) -> dict[str, Any]:
         return {
             "format": 1,
@@ -96,7 +101,7 @@ class Recipe:
                 dict(values["env"]),
                 [population.Member(**member) for member in values["members"]],
             )
-            population.check_ranges([recipe.loop, *population.configs(recipe.config, recipe.members)])
+            recipe.check()
         return recipe
 
 
@@ -116,9 +121,9 @@ def make_recipe(
             loop = cfg.replace(loop, name, value)
         else:
             config = cfg.replace(config, name, value)
-    members = population.members(config, seeds, sweep)
-    population.check_ranges([loop, *population.configs(config, members)])
-    return Recipe(algorithm, environment, config, loop, env, members)
+    recipe = Recipe(algorithm, environment, config, loop, env, population.members(config, seeds, sweep))
+    recipe.check()
+    return recipe
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,28 +18,32 @@ from marl.types import UserError
 T = TypeVar("T")
 
 
-def option(default: Any, help: str, sweep: bool = False) -> Any:
+def option(default: Any, help: str, sweep: bool = False, least: float | None = None, most: float = math.inf) -> Any:
     """A dataclass field with its one-sentence explanation.
 
     Args:
         default: the value when nothing is said.
         help: one sentence for ``--help`` and the documentation.
         sweep: members of one population may differ in it; its tensor is then ``[P, 1, 1]``.
+        least: the smallest number that makes sense; None: 0 for a float, 1 for a count.
+        most: the largest.
     """
-    metadata = {"help": help, "sweep": sweep}
+    metadata = {"help": help, "sweep": sweep, "least": least, "most": most}
     if dataclasses.is_dataclass(default) and not isinstance(default, type):
         return dataclasses.field(default_factory=lambda: default, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
 
 
 class Setting(NamedTuple):
-    """One leaf of a configuration; ``sweep``: members of a population may differ in it."""
+    """One leaf of a configuration; see ``option``."""
 
     name: str
     type: Any
     default: Any
     help: str
     sweep: bool
+    least: float | None
+    most: float
 
 
 def settings(config: type, prefix: str = "") -> Iterator[Setting]:
@@ -48,8 +53,27 @@ def settings(config: type, prefix: str = "") -> Iterator[Setting]:
         if dataclasses.is_dataclass(hints[field.name]):
             yield from settings(hints[field.name], f"{prefix}{field.name}.")
         else:
-            sweep = field.metadata.get("sweep", False)
-            yield Setting(prefix + field.name, hints[field.name], field.default, field.metadata.get("help", ""), sweep)
+            about = {"help": "", "sweep": False, "least": None, "most": math.inf, **field.metadata}
+            yield Setting(prefix + field.name, hints[field.name], field.default, **about)
+
+
+def check_ranges(config: Any) -> None:
+    """Raise ``UserError`` for the first number of a configuration that makes no sense, NaN and infinity included."""
+    for setting in settings(type(config)):
+        value = get(config, setting.name)
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, bool) or not isinstance(number, int | float):
+                continue
+            least = setting.least if setting.least is not None else int(isinstance(number, int) and _counts(setting))
+            if not (math.isfinite(number) and least <= number <= setting.most):
+                wanted = f"{least} or more" if math.isinf(setting.most) else f"a number from {least} to {setting.most}"
+                got = ",".join(map(str, value)) if isinstance(value, tuple) else value
+                raise UserError(f"{setting.name}: expected {wanted}, got {got}")
+
+
+def _counts(setting: Setting) -> bool:
+    """Whether it is declared an int, and not merely given as one."""
+    return "float" not in describe(setting.type)
 
 
 def suggestion(word: str, choices: Iterable[str]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -65,27 +64,3 @@ def configs(config: ConfigT, population: Sequence[Member]) -> list[ConfigT]:
 def per_member(configs: Sequence[Any], name: str) -> Tensor:
     """The scalar setting ``name`` of each member, ``[P, 1, 1]`` float32."""
     return torch.tensor([float(cfg.get(c, name)) for c in configs]).view(-1, 1, 1)
-
-
-LEAST: dict[str, int] = {
-    **dict.fromkeys(("steps", "copies", "agents", "eval_episodes", "log_every", "threads"), 1),
-    **dict.fromkeys(("batch_size", "buffer_size", "warmup", "update_every", "policy_delay", "hidden"), 1),
-    **dict.fromkeys(("workers", "eval_every", "checkpoint_every"), 0),
-    **dict.fromkeys(("gamma", "tau", "epsilon", "actor_lr", "critic_lr", "noise", "action_l2"), 0),
-    **dict.fromkeys(("target_noise", "target_noise_clip", "max_grad_norm"), 0),
-}
-"""Setting -> its smallest value that makes sense; all must be finite, and those of ``FRACTIONS`` at most 1."""
-
-FRACTIONS = ("gamma", "tau", "epsilon")
-
-
-def check_ranges(configs: Sequence[Any]) -> None:
-    """Raise ``UserError`` for the first number that makes no sense."""
-    for config in configs:
-        for name, least in LEAST.items():
-            value = getattr(config, name, None)
-            numbers = value if isinstance(value, tuple) else () if value is None else (value,)
-            most = 1.0 if name in FRACTIONS else sys.float_info.max
-            if not all(least <= number <= most for number in numbers):
-                wanted = f"a number from {least} to 1" if name in FRACTIONS else f"{least} or more"
-                raise UserError(f"{name}: expected {wanted}, got {value}")

@@ -71,7 +71,7 @@ WRONG_VALUES = [
     ("--max-grad-norm big", "--max-grad-norm: expected float or none, got 'big'"),
     ("--agents 0", "agents: expected 1 or more, got 0"),
     ("--reciprocity.kappa 1.5", "reciprocity.kappa: expected a number from 0 to 1, got 1.5"),
-    ("--reciprocity.rho 0", "reciprocity.rho: expected levels of 1 or more, got 0"),
+    ("--reciprocity.rho 0", "reciprocity.rho: expected 1 or more, got 0"),
     ("--sweep reciprocity.kappa=", "reciprocity.kappa: expected one or more different values, got []"),
     ("--sweep reciprocity.kappa=.5,1.5", "reciprocity.kappa: expected a number from 0 to 1, got 1.5"),
     ("--sweep reciprocity.kappa=.5,x", "--sweep reciprocity.kappa: expected float, got 'x'"),

@@ -7,11 +7,24 @@ import torch
 
 import marl
 from examples import add_algorithm, add_environment
+from marl import registry
 from marl.envs import make_env
 from marl.envs.base import EnvSpec
 from marl.envs.check import check_env
 from marl.registry import algorithm
 from marl.types import Batch
+
+OWN = [
+    (table, name, table.pop(name))
+    for table, name in ((registry.ALGORITHMS, "iql"), (registry.ENVIRONMENTS, "tutorial"))
+]
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch):
+    """What the examples register when they are imported is there for these tests alone."""
+    for table, name, entry in OWN:
+        monkeypatch.setitem(table, name, entry)
 
 
 def test_the_environment_keeps_the_contract():

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marl.algos.td3 import TD3Config
+from marl.config import check_ranges
 from marl.loop import LoopConfig
-from marl.population import Member, check_ranges, configs, members, per_member
+from marl.population import Member, configs, members, per_member
 from marl.types import UserError
 
 
@@ -60,7 +61,8 @@ def test_what_cannot_be_a_population_is_refused(seeds, sweep, answer):
 
 
 def test_the_defaults_are_in_range_and_every_limit_is_enforced():
-    check_ranges([LoopConfig(), TD3Config()])
+    for good in (LoopConfig(), TD3Config(), TD3Config(max_grad_norm=1)):
+        check_ranges(good)
     for bad in (LoopConfig(copies=0), TD3Config(tau=1.5), TD3Config(hidden=(8, 0)), TD3Config(noise=float("nan"))):
         with pytest.raises(UserError, match="expected"):
-            check_ranges([TD3Config(), bad])
+            check_ranges(bad)

@@ -32,12 +32,12 @@ from marl.types import Batch, State
 class MADDPGConfig:
     """Settings of MADDPG; the defaults are the ones published for MPE with policy reciprocity."""
 
-    gamma: float = option(0.95, "Discount of one step.", sweep=True)
-    tau: float = option(0.01, "Fraction by which the targets follow at each update.", sweep=True)
+    gamma: float = option(0.95, "Discount of one step.", sweep=True, most=1)
+    tau: float = option(0.01, "Fraction by which the targets follow at each update.", sweep=True, most=1)
     actor_lr: float = option(1e-4, "Adam's learning rate of the actors.", sweep=True)
     critic_lr: float = option(1e-3, "Adam's learning rate of the critics.", sweep=True)
     noise: float = option(0.1, "Standard deviation of the exploration noise; continuous actions.", sweep=True)
-    epsilon: float = option(0.1, "Probability of a uniformly random action; continuous actions.", sweep=True)
+    epsilon: float = option(0.1, "Probability of a uniformly random action; continuous actions.", sweep=True, most=1)
     action_l2: float = option(1e-3, "Weight of the mean square of the actors' outputs in their loss.", sweep=True)
     hidden: tuple[int, ...] = option((64, 64, 64), "Widths of the hidden layers.")
     shared: bool = option(False, "One actor and one critic for all agents of a member instead of one each.")

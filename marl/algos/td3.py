@@ -30,8 +30,8 @@ from marl.types import Batch, State
 class TD3Config:
     """Settings of TD3; the defaults are the ones published for MuJoCo with policy reciprocity (tau = .008 on Ant)."""
 
-    gamma: float = option(0.99, "Discount of one step.", sweep=True)
-    tau: float = option(0.005, "Fraction by which the targets follow at each update of the actors.", sweep=True)
+    gamma: float = option(0.99, "Discount of one step.", sweep=True, most=1)
+    tau: float = option(0.005, "Fraction by which the targets follow at each update of the actors.", sweep=True, most=1)
     actor_lr: float = option(3e-4, "Adam's learning rate of the actors.", sweep=True)
     critic_lr: float = option(3e-4, "Adam's learning rate of the critics.", sweep=True)
     noise: float = option(0.1, "Standard deviation of the exploration noise; actions span [-1, 1].", sweep=True)

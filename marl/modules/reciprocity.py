@@ -26,7 +26,7 @@ from marl.types import State, UserError
 class ReciprocityConfig:
     """How values are shared among agents. The paper uses kappa .3 on Ant, .5 elsewhere."""
 
-    kappa: float = option(0.0, "Weight of the neighbours' values in the bootstrap target, 0 (off) to 1.", sweep=True)
+    kappa: float = option(0.0, "Weight of the neighbours' values in the target, 0 (off) to 1.", sweep=True, most=1)
     graph: Literal["complete", "ring", "nearest", "random", "self"] = option(
         "complete", "Who listens to whom; self: only to its own critic (one agent alone always does)."
     )
