@@ -62,7 +62,7 @@ WRONG_VALUES = [
     ("--seeds 1 1", "seeds: expected one or more different values, got [1, 1]"),
     ("--batch-size 0", "batch_size: expected 1 or more, got 0"),
     ("--hidden 64,x", "--hidden: expected int,..., got '64,x'"),
-    ("--hidden 64,0", "hidden: expected 1 or more, got (64, 0)"),
+    ("--hidden 64,0", "hidden: expected 1 or more, got 64,0"),
     ("--actor-lr -1", "actor_lr: expected 0 or more, got -1.0"),
     ("--critic-lr inf", "critic_lr: expected 0 or more, got inf"),
     ("--gamma 1.1", "gamma: expected a number from 0 to 1, got 1.1"),

@@ -14,10 +14,8 @@ from marl.envs.check import check_env
 from marl.registry import algorithm
 from marl.types import Batch
 
-OWN = [
-    (table, name, table.pop(name))
-    for table, name in ((registry.ALGORITHMS, "iql"), (registry.ENVIRONMENTS, "tutorial"))
-]
+TABLES = ((registry.ALGORITHMS, "iql"), (registry.ENVIRONMENTS, "tutorial"))
+OWN = [(table, name, table.pop(name)) for table, name in TABLES]
 
 
 @pytest.fixture(autouse=True)
