@@ -33,7 +33,7 @@ HOPPER = "--agents 3 --warmup 5000 --eval-every 2500 --eval-episodes 5 --checkpo
 ROWS = {
     "spread": f"maddpg mpe/simple_spread_v3 --steps 128000 {MPE} {COMMON}",
     "tag": f"maddpg mpe/simple_tag_v3 --agents 3 --steps 128000 {MPE} {COMMON}",
-    "hopper": f"td3 mujoco/Hopper-v5 --steps 12500 {HOPPER} {COMMON}",
+    "hopper": f"td3 mujoco/Hopper-v5 --steps 17500 {HOPPER} {COMMON}",
 }
 
 

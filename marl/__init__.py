@@ -19,6 +19,10 @@ __all__ = ["UserError", "evaluate", "load", "resume", "train"]
 _WHERE = {name: "marl.api" for name in ("evaluate", "load", "resume", "train")} | {"UserError": "marl.types"}
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         raise AttributeError(f"module 'marl' has no attribute {name!r}")

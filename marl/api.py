@@ -7,7 +7,6 @@ import dataclasses
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,123 +16,20 @@ from torch import Tensor
 from tqdm import tqdm
 
 from marl import config as cfg
-from marl import population, registry
 from marl.algos.common import Learner
 from marl.checkpoint import Checkpoints
 from marl.doctor import versions
-from marl.envs import make_env
 from marl.envs.base import EnvSpec, VectorEnv
 from marl.evaluation import Evaluator, Film
 from marl.log import METRICS, Recorder
-from marl.loop import LoopConfig, Training
+from marl.loop import Interrupted, Training
 from marl.loop import train as run_loop
+from marl.recipe import Recipe, explain, make_recipe
 from marl.replay import Replay
 from marl.runfolder import lock, new_run, read_config, write_config
-from marl.streams import derive
 from marl.types import UserError
 
 RETURN_UNIT = METRICS["eval/return_mean"].member_unit
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """All that a run is made from; written to ``config.json``.
-
-    Attributes:
-        algorithm, environment: names.
-        config: the algorithm's settings, an instance of its ``Config``.
-        loop: the loop's settings.
-        env: the environment's options.
-        members: the population.
-    """
-
-    algorithm: str
-    environment: str
-    config: Any
-    loop: LoopConfig
-    env: Mapping[str, Any]
-    members: Sequence[population.Member]
-
-    def make_env(self, copies: int, workers: int = 0, purpose: str = "train") -> VectorEnv:
-        """The environment with random streams of its own for each purpose."""
-        seeds = [derive(seed, purpose) for seed in self.seeds]
-        return make_env(
-            self.environment, seeds=seeds, copies=copies, agents=self.loop.agents, workers=workers, options=self.env
-        )
-
-    def make_learner(self, spec: EnvSpec) -> Learner:
-        """The untrained population."""
-        configs = population.configs(self.config, self.members)
-        learner: Learner = registry.algorithm(self.algorithm)(spec, configs, self.seeds)
-        return learner
-
-    @property
-    def seeds(self) -> list[int]:
-        return [member.seed for member in self.members]
-
-    def check(self) -> None:
-        """Raise ``UserError`` for a number that makes no sense."""
-        for config in (self.loop, *population.configs(self.config, self.members)):
-            cfg.check_ranges(config)
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "format": 1,
-            "algorithm": self.algorithm,
-            "environment": self.environment,
-            "members": [member._asdict() for member in self.members],
-            "env": dict(self.env),
-            "config": cfg.to_json(self.config),
-            "loop": cfg.to_json(self.loop),
-        }
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Recipe:
-        """The inverse of ``to_json``; raises ``UserError`` for a damaged file or one of another version."""
-        if values.get("format") != 1:
-            raise UserError(f"config.json: expected format 1, got {values.get('format')!r}")
-        with _explain("config.json is damaged"):
-            recipe = cls(
-                values["algorithm"],
-                values["environment"],
-                cfg.from_json(registry.algorithm(values["algorithm"]).Config, values["config"]),
-                cfg.from_json(LoopConfig, values["loop"]),
-                dict(values["env"]),
-                [population.Member(**member) for member in values["members"]],
-            )
-            recipe.check()
-        return recipe
-
-
-def make_recipe(
-    algorithm: str,
-    environment: str,
-    seeds: Sequence[int],
-    sweep: Mapping[str, Sequence[Any]],
-    env: Mapping[str, Any],
-    settings: Mapping[str, Any],
-) -> Recipe:
-    """A recipe from names and settings of the loop or the algorithm; raises ``UserError`` for what does not exist."""
-    config, loop = registry.algorithm(algorithm).Config(), LoopConfig()
-    loop_names = {field.name for field in dataclasses.fields(LoopConfig)}
-    for name, value in settings.items():
-        if name in loop_names:
-            loop = cfg.replace(loop, name, value)
-        else:
-            config = cfg.replace(config, name, value)
-    recipe = Recipe(algorithm, environment, config, loop, env, population.members(config, seeds, sweep))
-    recipe.check()
-    return recipe
-
-
-@contextlib.contextmanager
-def _explain(what: str) -> Iterator[None]:
-    """Turn whatever content of the wrong shape leads to into a ``UserError`` of one line."""
-    try:
-        yield
-    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        reason = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
-        raise UserError(f"{what}: {reason}") from None
 
 
 def train(
@@ -175,6 +71,8 @@ def train(
         learner = recipe.make_learner(training_env.spec)
         folder = new_run(algorithm, environment, Path(run) if run else None)
         stack.enter_context(lock(folder))
+        if progress and recipe.loop.steps <= recipe.config.warmup:
+            _say(f"note: nothing will be learnt: {recipe.loop.steps} steps, and a warm-up of {recipe.config.warmup}")
         if not training_env.spec.exact_state:
             _say(f"note: the state of {environment} cannot be saved; a resumed run starts new episodes")
         training, recorder = _assemble(recipe, folder, training_env, learner)
@@ -212,7 +110,7 @@ def resume(run: str | Path, *, steps: int | None = None, progress: bool = False)
             recipe = dataclasses.replace(recipe, loop=dataclasses.replace(recipe.loop, steps=steps))
         env = stack.enter_context(contextlib.closing(recipe.make_env(recipe.loop.copies, recipe.loop.workers)))
         learner = recipe.make_learner(env.spec)
-        with _explain(f"{folder}: the checkpoint of step {loaded.step} is not of this run"):
+        with explain(f"{folder}: the checkpoint of step {loaded.step} is not of this run"):
             training, recorder = _assemble(recipe, folder, env, learner)
             stack.callback(recorder.close)
             training.load_state_dict(loaded.state)
@@ -223,6 +121,8 @@ def resume(run: str | Path, *, steps: int | None = None, progress: bool = False)
             env.events()  # says the same
             _say(f"note: the state of {env.spec.id} could not be saved; new episodes start")
             training.restart_episodes()
+        if progress:
+            _say(f"going on from step {loaded.step}, the newest checkpoint")
         _run(recipe, training, checkpoints, progress)
     return folder
 
@@ -231,7 +131,7 @@ def _read_recipe(folder: Path) -> Recipe:
     """What a run was made from; torch computes with as many threads as it did then."""
     values = read_config(folder)
     recipe = Recipe.from_json(values)
-    with _explain(f"{folder / 'config.json'} is damaged"):
+    with explain(f"{folder / 'config.json'} is damaged"):
         torch.set_num_threads(values["threads"])
     return recipe
 
@@ -240,7 +140,7 @@ def _load_learner(folder: Path, recipe: Recipe, spec: EnvSpec) -> tuple[int, Lea
     """The step of the newest checkpoint and its population."""
     loaded = Checkpoints(folder / "checkpoints").load()
     learner = recipe.make_learner(spec)
-    with _explain(f"{folder}: the checkpoint of step {loaded.step} is not of this run"):
+    with explain(f"{folder}: the checkpoint of step {loaded.step} is not of this run"):
         learner.load_state_dict(loaded.state["learner"])
     return loaded.step, learner
 
@@ -259,15 +159,33 @@ def _run(recipe: Recipe, training: Training, checkpoints: Checkpoints, progress:
             stack.callback(evaluator.close)
         if training.steps == 0:
             training.recorder.describe(read_config(training.recorder.folder))
+        stack.enter_context(_say_how_to_go_on(training.recorder.folder))
         show, say = stack.enter_context(_bar(training, progress))
         run_loop(training, checkpoints, evaluator, show, say)
 
 
 @contextlib.contextmanager
+def _say_how_to_go_on(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except Interrupted as stop:
+        raise Interrupted(f"{stop}; go on with: marl resume {folder}") from None
+
+
+@contextlib.contextmanager
 def _bar(training: Training, progress: bool) -> Iterator[tuple[Callable[..., None], Callable[[str], None]]]:
     """How the loop shows its progress, and how it says what happened."""
+    copies = training.env.copies
+    total = -(-training.config.steps // copies) * copies  # whole steps of all copies
+    rarely = 0.2 if sys.stderr.isatty() else 10.0  # seconds between lines; a log file needs few
     bar = tqdm(
-        total=training.config.steps, initial=training.steps, unit="step", disable=not progress, dynamic_ncols=True
+        total=total,
+        initial=training.steps,
+        unit="step",
+        disable=not progress,
+        dynamic_ncols=True,
+        mininterval=rarely,
+        maxinterval=rarely,
     )
     shown: dict[str, str] = {}
 
@@ -287,7 +205,7 @@ def _say(line: str) -> None:
     tqdm.write(line, file=sys.stderr)
 
 
-def set_threads(loop: LoopConfig) -> None:
+def set_threads(loop: cfg.LoopConfig) -> None:
     """Use the number of CPU threads asked for; sums of floats, and so a run's bits, depend on it."""
     if loop.threads is not None:
         torch.set_num_threads(loop.threads)

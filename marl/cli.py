@@ -11,6 +11,7 @@ import difflib
 import json
 import logging
 import math
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -100,25 +101,30 @@ def _reader(name: str, kind: Any) -> Callable[[str], Any]:
     return read
 
 
-def train(arguments: Sequence[str]) -> None:
-    names = [a for a in arguments[:2] if not a.startswith("-")]
-    positional = [("ALGO", "algorithm, for example maddpg"), ("ENV", "environment, for example mpe/simple_spread_v3")]
-    if len(names) < 2:
-        if not {"-h", "--help"} & {*arguments}:
-            raise UserError("expected: marl train ALGO ENV [options]")
-        _parser("train", TRAIN_HELP, positional).print_help()
-        return
-    from marl.loop import LoopConfig  # torch comes with it: not for --help
-
-    algorithm = registry.algorithm(names[0])
-    family = registry.family(names[1].partition("/")[0])
+def _train_parser(positional: Sequence[tuple[str, str]]) -> Parser:
+    """The options that every algorithm and environment has."""
     parser = _parser("train", TRAIN_HELP, positional)
     parser.add_argument("--run", type=Path, metavar="FOLDER", help="Folder to make. Default: runs/ALGO-ENV-TIME.")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="S", help="One member each. Default: 0.")
     parser.add_argument("--sweep", action="append", default=[], metavar="FIELD=V,V,...", help="Values to compare.")
     parser.add_argument("--json", action="store_true", help="Print the result as one JSON object.")
     parser.add_argument("--quiet", action="store_true", help="No progress bar.")
-    _add_settings(parser, "the loop", LoopConfig)
+    _add_settings(parser, "the loop", cfg.LoopConfig)
+    return parser
+
+
+def train(arguments: Sequence[str]) -> None:
+    names = [a for a in arguments[:2] if not a.startswith("-")]
+    positional = [("ALGO", "algorithm, for example maddpg"), ("ENV", "environment, for example mpe/simple_spread_v3")]
+    if len(names) < 2:
+        if not {"-h", "--help"} & {*arguments}:
+            raise UserError("expected: marl train ALGO ENV [options]")
+        _train_parser(positional).print_help()
+        return
+
+    algorithm = registry.algorithm(names[0])
+    family = registry.family(names[1].partition("/")[0])
+    parser = _train_parser(positional)
     _add_settings(parser, names[0], algorithm.Config)
     free: dict[str, Any] = {}
     rest = list(arguments)
@@ -202,20 +208,29 @@ def _finish(folder: Path, as_json: bool) -> None:
 def evaluate(arguments: Sequence[str]) -> None:
     parser = _parser("evaluate", "Play a run's newest policies without exploration.", [("RUN", "its folder")])
     parser.add_argument("--episodes", type=int, default=100, metavar="N", help="Episodes per member. Default: 100.")
-    parser.add_argument("--video", nargs="?", type=Path, const=True, metavar="MP4", help="Film the first episodes.")
+    parser.add_argument(
+        "--video",
+        nargs="?",
+        type=Path,
+        const=True,
+        metavar="MP4",
+        help="Film the first episodes. Default: video.mp4 in RUN.",
+    )
     parser.add_argument("--member", type=int, default=0, help="Which member to film. Default: 0.")
     parser.add_argument("--json", action="store_true", help="Print one JSON object.")
     given = parser.parse(arguments)
     video = Path(given.run) / "video.mp4" if given.video is True else given.video
     from marl import api
+    from marl.stats import t_quantile
 
     result = api.evaluate(given.run, given.episodes, video, given.member)
     if given.json:
         _print_json(result)
         return
     for row in result["members"]:
-        error = "" if row["standard_error"] is None else f" +- {row['standard_error']:.3f} (standard error)"
-        print(f"{row['name']}: {row['mean']:.3f}{error} {row['unit']}, {result['episodes']} episodes")
+        margin = row["standard_error"] and t_quantile(0.975, given.episodes - 1) * row["standard_error"]
+        interval = "" if margin is None else f" +- {margin:.3f} (95 % interval)"
+        print(f"{row['name']}: {row['mean']:.3f}{interval} {row['unit']}, {given.episodes} episodes")
     if video is not None:
         print(f"video: {video}")
 
@@ -307,6 +322,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         print(f"marl: {str(stop) or 'interrupted'}", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # the reader, ``head`` for example, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

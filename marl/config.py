@@ -181,3 +181,18 @@ def from_json(config: type[T], values: Mapping[str, Any]) -> T:
         nested = dataclasses.is_dataclass(kind)
         arguments[name] = from_json(typing.cast(type, kind), value) if nested else checked(name, kind, value)
     return config(**arguments)
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopConfig:
+    """Settings of a run that belong to no algorithm. Steps are environment steps per member."""
+
+    steps: int = option(1_000_000, "Environment steps per member: one copy advancing once, all agents acting, is one.")
+    agents: int | None = option(None, "Number of agents where the environment leaves it open; none: its own default.")
+    copies: int = option(1, "Copies of the environment that each member steps at once.")
+    workers: int = option(0, "Processes that step the environments; 0: this process.", least=0)
+    eval_every: int = option(10_000, "Steps between evaluations; 0: never.", least=0)
+    eval_episodes: int = option(10, "Episodes of one evaluation, per member.")
+    log_every: int = option(1_000, "Steps between rows of the log.")
+    checkpoint_every: int = option(10_000, "Steps between checkpoints; 0: only at the end.", least=0)
+    threads: int | None = option(None, "CPU threads of torch; none: torch's choice, kept when the run is resumed.")

@@ -115,7 +115,7 @@ def _requirements() -> tuple[list[str], dict[str, dict[str, Any]]]:
     for extra in metadata.get_all("Provides-Extra") or []:
         own = [need for need in needs if _applies(need, extra) and not _applies(need, "")]
         missing = [_plain(need) for need in own if not _met(need)]
-        extras[extra] = {"missing": missing, "install": f'pip install "{DISTRIBUTION}[{extra}]"'}
+        extras[extra] = {"missing": missing, "install": f"pip install -c constraints.txt -e '.[{extra}]'"}
     return core, extras
 
 

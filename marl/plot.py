@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -123,7 +124,13 @@ def _groups(seeds: list[_Seed]) -> dict[str, list[_Seed]]:
 
     differing = [name for name in dict.fromkeys(name for each in settings for name in each) if differs(name)]
     groups: dict[str, list[_Seed]] = {}
+    seen: set[str] = set()
     for seed, each in zip(seeds, settings, strict=True):
+        training = str(sorted((key, str(value)) for key, value in seed.settings.items()))
+        if training in seen:
+            logging.getLogger("marl").warning("seed %s was trained twice alike; it counts once", seed.settings["seed"])
+            continue
+        seen.add(training)
         parts = [each.get("algorithm", "run").upper()]
         for name in differing:
             if name == "environment":

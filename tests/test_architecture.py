@@ -35,6 +35,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
         "marl.summary",
     ),
     ("marl.loop", "marl.evaluation"),
+    ("marl.recipe",),
     ("marl", "marl.api"),
     ("marl.cli", "marl.__main__"),
 )

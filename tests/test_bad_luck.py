@@ -10,6 +10,7 @@ import torch
 from runs import SMALL, Marl, content, differences, refused, run_marl, warm_up
 
 import marl.api
+import marl.recipe
 from marl import registry
 from marl.checkpoint import Checkpoints
 from marl.cli import main
@@ -189,7 +190,7 @@ def test_ctrl_c_before_the_first_step_is_one_line_and_code_130(capsys, monkeypat
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(marl.api, "make_env", interrupt)
+    monkeypatch.setattr(marl.recipe, "make_env", interrupt)
     assert main(["train", "maddpg", "mpe/simple_spread_v3"]) == 130
     assert capsys.readouterr().err == "marl: interrupted\n"
 

@@ -135,7 +135,9 @@ def test_evaluation_repeats_itself_and_depends_on_the_weights_alone(run, capsys,
     assert run_marl("evaluate", run, "--episodes", "7", "--json", log=tmp_path / "log") == first
     assert one_json(out(capsys, "evaluate", run, "--episodes", "8", "--json"))["members"] != result["members"]
     words = out(capsys, "evaluate", run, "--episodes", "7")
-    assert words.startswith(f"seed=0: {member['mean']:.3f} +- {member['standard_error']:.3f} (standard error) reward")
+    assert words.startswith(
+        f"seed=0: {member['mean']:.3f} +- {2.4469 * member['standard_error']:.3f} (95 % interval) reward"
+    )
 
 
 def test_equal_weights_evaluate_equally_wherever_they_are_saved(run, capsys):

@@ -11,11 +11,11 @@ from marl.runfolder import write_config
 from marl.types import UserError
 
 
-def make_run(folder, finals, algorithm="maddpg", sweeps=None, config=None, steps=(0, 100, 200)):
+def make_run(folder, finals, algorithm="maddpg", sweeps=None, config=None, steps=(0, 100, 200), seed=0):
     """A run whose member p ends at ``finals[p]``, in a straight line from 0."""
     folder.mkdir()
     sweeps = sweeps or [{}] * len(finals)
-    members = [{"name": f"m{p}", "seed": p, "sweep": sweep} for p, sweep in enumerate(sweeps)]
+    members = [{"name": f"m{p}", "seed": seed + p, "sweep": sweep} for p, sweep in enumerate(sweeps)]
     config = config or {"gamma": 0.95, "reciprocity": {"kappa": 0.0}}
     content = {"algorithm": algorithm, "environment": "mpe/x", "members": members, "env": {}, "config": config}
     write_config(folder, content)
@@ -54,7 +54,7 @@ def test_runs_of_equal_settings_are_pooled_and_others_are_told_apart(tmp_path):
     plain = {"gamma": 0.95, "reciprocity": {"kappa": 0.0}}
     runs = [
         make_run(tmp_path / "a", [1.0], config=plain),
-        make_run(tmp_path / "b", [3.0], config=plain, steps=(0, 150, 300)),
+        make_run(tmp_path / "b", [3.0], config=plain, steps=(0, 150, 300), seed=1),
         make_run(tmp_path / "c", [5.0], config=plain | {"reciprocity": {"kappa": 0.5}}),
         make_run(tmp_path / "d", [7.0], algorithm="td3", config=plain | {"delay": 2}),
     ]
@@ -70,6 +70,13 @@ def test_runs_of_equal_settings_are_pooled_and_others_are_told_apart(tmp_path):
 def test_the_same_run_named_twice_counts_once(tmp_path):
     run = make_run(tmp_path / "r", [4.0])
     assert plot([run, run], tmp_path / "c.png").table[0].n == 1
+
+
+def test_a_training_that_two_runs_repeat_counts_once_and_the_log_says_so(tmp_path, caplog):
+    """Seed 0 lies in both runs: two seeds in all, not three."""
+    runs = [make_run(tmp_path / "a", [4.0]), make_run(tmp_path / "b", [4.0, 6.0])]
+    assert plot(runs, tmp_path / "c.png").table[0][1:4] == (2, 200, 5.0)
+    assert "seed 0 was trained twice alike" in caplog.text
 
 
 def test_the_picture_shows_one_colour_per_group(tmp_path):
@@ -101,6 +108,6 @@ def test_trouble_is_one_line_that_names_the_nearest_choice(tmp_path):
         plot([run], tmp_path / "c.png", metric="loss/actor")
     with pytest.raises(UserError, match="holds no run"):
         plot([tmp_path / "none"], tmp_path / "c.png")
-    late = make_run(tmp_path / "late", [4.0], steps=(900, 1000))
+    late = make_run(tmp_path / "late", [4.0], steps=(900, 1000), seed=1)
     with pytest.raises(UserError, match="no step in common"):
         plot([run, late], tmp_path / "c.png")

@@ -151,7 +151,9 @@ def test_a_stop_request_saves_says_so_in_one_line_and_exits_with_130(number, mom
     process = Marl("train", *TASKS["ddpg"], *SMALL, "--run", folder, log=tmp_path / "log")
     assert process.kill_at(folder, moment, number=number) == 130
     (line,) = process.err.splitlines()
-    step = int(re.fullmatch(r"marl: stopped at step (\d+), everything saved", line)[1])
+    step = int(
+        re.fullmatch(rf"marl: stopped at step (\d+), everything saved; go on with: marl resume {folder}", line)[1]
+    )
     assert Checkpoints(folder / "checkpoints").load().step == step
     run_marl("resume", folder, "--quiet", log=tmp_path / "log")
     assert differences(never_stopped("ddpg"), folder) == []

@@ -1,0 +1,119 @@
+"""What a run is made from: names, settings and members; what ``config.json`` holds."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from marl import config as cfg
+from marl import population, registry
+from marl.algos.common import Learner
+from marl.config import LoopConfig
+from marl.envs import make_env
+from marl.envs.base import EnvSpec, VectorEnv
+from marl.streams import derive
+from marl.types import UserError
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that a run is made from; written to ``config.json``.
+
+    Attributes:
+        algorithm, environment: names.
+        config: the algorithm's settings, an instance of its ``Config``.
+        loop: the loop's settings.
+        env: the environment's options.
+        members: the population.
+    """
+
+    algorithm: str
+    environment: str
+    config: Any
+    loop: LoopConfig
+    env: Mapping[str, Any]
+    members: Sequence[population.Member]
+
+    def make_env(self, copies: int, workers: int = 0, purpose: str = "train") -> VectorEnv:
+        """The environment with random streams of its own for each purpose."""
+        seeds = [derive(seed, purpose) for seed in self.seeds]
+        return make_env(
+            self.environment, seeds=seeds, copies=copies, agents=self.loop.agents, workers=workers, options=self.env
+        )
+
+    def make_learner(self, spec: EnvSpec) -> Learner:
+        """The untrained population."""
+        configs = population.configs(self.config, self.members)
+        learner: Learner = registry.algorithm(self.algorithm)(spec, configs, self.seeds)
+        return learner
+
+    @property
+    def seeds(self) -> list[int]:
+        return [member.seed for member in self.members]
+
+    def check(self) -> None:
+        """Raise ``UserError`` for a number that makes no sense."""
+        for config in (self.loop, *population.configs(self.config, self.members)):
+            cfg.check_ranges(config)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "format": 1,
+            "algorithm": self.algorithm,
+            "environment": self.environment,
+            "members": [member._asdict() for member in self.members],
+            "env": dict(self.env),
+            "config": cfg.to_json(self.config),
+            "loop": cfg.to_json(self.loop),
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Recipe:
+        """The inverse of ``to_json``; raises ``UserError`` for a damaged file or one of another version."""
+        if values.get("format") != 1:
+            raise UserError(f"config.json: expected format 1, got {values.get('format')!r}")
+        with explain("config.json is damaged"):
+            recipe = cls(
+                values["algorithm"],
+                values["environment"],
+                cfg.from_json(registry.algorithm(values["algorithm"]).Config, values["config"]),
+                cfg.from_json(LoopConfig, values["loop"]),
+                dict(values["env"]),
+                [population.Member(**member) for member in values["members"]],
+            )
+            recipe.check()
+        return recipe
+
+
+def make_recipe(
+    algorithm: str,
+    environment: str,
+    seeds: Sequence[int],
+    sweep: Mapping[str, Sequence[Any]],
+    env: Mapping[str, Any],
+    settings: Mapping[str, Any],
+) -> Recipe:
+    """A recipe from names and settings of the loop or the algorithm; raises ``UserError`` for what does not exist."""
+    config, loop = registry.algorithm(algorithm).Config(), LoopConfig()
+    loop_names = {field.name for field in dataclasses.fields(LoopConfig)}
+    for name, value in settings.items():
+        if name in loop_names:
+            loop = cfg.replace(loop, name, value)
+        else:
+            config = cfg.replace(config, name, value)
+    recipe = Recipe(algorithm, environment, config, loop, env, population.members(config, seeds, sweep))
+    recipe.check()
+    return recipe
+
+
+@contextlib.contextmanager
+def explain(what: str) -> Iterator[None]:
+    """Turn whatever content of the wrong shape leads to into a ``UserError`` of one line."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise UserError(f"{what}: {reason}") from None
