@@ -37,7 +37,8 @@ def test_what_is_missing_or_too_old_comes_with_the_command_that_mends_it(monkeyp
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: needs)
     report = doctor.report()
     assert report["required"] == ["nothing-like-it>=3", "torch>=999"] and not report["ok"]
-    assert report["extras"]["test"] == {"missing": ["nowhere"], "install": "pip install -c constraints.txt -e '.[test]'"}
+    install = "pip install -c constraints.txt -e '.[test]'"
+    assert report["extras"]["test"] == {"missing": ["nowhere"], "install": install}
     doctor.print_report(report)
     text = capsys.readouterr().out
     assert "missing: torch>=999; pip install 'torch>=999'" in text
