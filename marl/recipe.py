@@ -12,7 +12,7 @@ from marl import config as cfg
 from marl import population, registry
 from marl.algos.common import Learner
 from marl.config import LoopConfig
-from marl.envs import make_env
+from marl.envs import all_options, make_env
 from marl.envs.base import EnvSpec, VectorEnv
 from marl.streams import derive
 from marl.types import UserError
@@ -104,7 +104,8 @@ def make_recipe(
             loop = cfg.replace(loop, name, value)
         else:
             config = cfg.replace(config, name, value)
-    recipe = Recipe(algorithm, environment, config, loop, env, population.members(config, seeds, sweep))
+    members = population.members(config, seeds, sweep)
+    recipe = Recipe(algorithm, environment, config, loop, all_options(environment, env), members)
     recipe.check()
     return recipe
 

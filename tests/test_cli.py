@@ -1,5 +1,6 @@
 """The command line: what it prints, in words and in JSON, and that its pages list everything."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -77,7 +78,8 @@ def test_every_option_reaches_the_run(capsys):
         for part in name.split("."):
             node = node[part]
         assert node == (list(value) if isinstance(value, tuple) else value), name
-    assert written["env"] == {"local_ratio": 0.25, "max_cycles": 7}
+    given = {"local_ratio": 0.25, "max_cycles": 7}
+    assert written["env"] == {**dataclasses.asdict(MpeOptions()), **given}  # and all that has a default
     assert [m["name"] for m in written["members"]] == [
         *("tau=0.1,seed=3", "tau=0.1,seed=1", "tau=0.2,seed=3", "tau=0.2,seed=1")
     ]

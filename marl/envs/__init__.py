@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from marl import registry
-from marl.config import from_json, suggestion
+from marl.config import from_json, suggestion, to_json
 from marl.envs.base import EnvSpec, Step, VectorEnv
 from marl.types import UserError
 
-__all__ = ["EnvFamily", "EnvSpec", "Step", "VectorEnv", "list_environments", "make_env"]
+__all__ = ["EnvFamily", "EnvSpec", "Step", "VectorEnv", "all_options", "list_environments", "make_env"]
 
 
 class EnvFamily(Protocol):
@@ -58,19 +58,31 @@ def make_env(
     Raises:
         UserError: for an unknown family, name or option, with the nearest valid one.
     """
-    prefix, slash, name = id.partition("/")
-    if not slash:
-        raise UserError(f"environment {id!r} has no family{suggestion(id, list_environments())}")
-    family = registry.family(prefix)
-    chosen: Any = dict(options or {})
-    if family.options is not None:
-        known = {f.name for f in dataclasses.fields(family.options)}
-        for key in chosen:
-            if key not in known:
-                raise UserError(f"no option {key!r} of {id}{suggestion(key, known)}")
-        chosen = from_json(family.options, chosen)
+    family, chosen = _chosen(id, options or {})
+    name = id.partition("/")[2]
     env: VectorEnv = family.make(name, seeds=list(seeds), copies=copies, agents=agents, workers=workers, options=chosen)
     return env
+
+
+def all_options(id: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options given and, where the family declares its own, the defaults of the others; raises as ``make_env``."""
+    _, chosen = _chosen(id, options)
+    return dict(chosen) if isinstance(chosen, Mapping) else to_json(chosen)
+
+
+def _chosen(id: str, options: Mapping[str, Any]) -> tuple[EnvFamily, Any]:
+    """The family of an id, and the options as its ``make`` takes them."""
+    prefix, slash, _ = id.partition("/")
+    if not slash:
+        raise UserError(f"environment {id!r} has no family{suggestion(id, list_environments())}")
+    family: EnvFamily = registry.family(prefix)
+    if family.options is None:
+        return family, dict(options)
+    known = {f.name for f in dataclasses.fields(family.options)}
+    for key in options:
+        if key not in known:
+            raise UserError(f"no option {key!r} of {id}{suggestion(key, known)}")
+    return family, from_json(family.options, options)
 
 
 def list_environments() -> list[str]:

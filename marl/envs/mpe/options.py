@@ -75,7 +75,9 @@ def check(name: str, options: MpeOptions, agents: int | None) -> None:
         raise UserError(f"no environment mpe/{name}{suggestion(name, SCENARIOS)}")
     for field in dataclasses.fields(options):
         if field.name not in (*COMMON, *SCENARIOS[name]) and getattr(options, field.name) != field.default:
-            raise UserError(f"mpe/{name} has no option {field.name!r}{suggestion(field.name, SCENARIOS[name])}")
+            raise UserError(
+                f"mpe/{name} has no option {field.name!r}{suggestion(field.name, (*COMMON, *SCENARIOS[name]))}"
+            )
     if agents is not None and agents < 1:
         raise UserError(f"mpe/{name}: expected at least 1 agent, got {agents}")
     _at_least(options, 1, "max_cycles", "num_agent_neighbors", "num_landmark_neighbors", "num_good", "num_deposits")
