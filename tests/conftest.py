@@ -8,7 +8,7 @@ import pytest
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
     """The folder of a run of 100 steps with checkpoints at 50 and 100; to be copied, not touched."""
-    from runs import SMALL
+    from run_tools import SMALL
 
     from marl.cli import main
 

@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 import torch
-from runs import state
+from run_tools import state
 
 import marl
 from marl.types import UserError

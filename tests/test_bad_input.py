@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from runs import content, refused
+from run_tools import content, refused
 
 import marl.api
 from marl.runfolder import lock

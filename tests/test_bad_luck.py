@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from runs import SMALL, Marl, content, differences, refused, run_marl, warm_up
+from run_tools import SMALL, Marl, content, differences, refused, run_marl, warm_up
 
 import marl.api
 import marl.recipe

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 import pytest
-from runs import SMALL, run_marl
+from run_tools import SMALL, run_marl
 
 from marl import config as cfg
 from marl import registry

@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from runs import SMALL, Marl, differences, metrics, run_marl, same, state, warm_up
+from run_tools import SMALL, Marl, differences, metrics, run_marl, same, state, warm_up
 
 from marl.checkpoint import Checkpoints, flatten
 from marl.envs import make_env
