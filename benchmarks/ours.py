@@ -16,7 +16,7 @@ from marl.envs import make_env
 from marl.envs.base import EnvSpec, Step
 from marl.loop import Training, interact
 from marl.replay import Replay
-from marl.types import Batch
+from marl.types import Acted, Batch, View
 
 HOPPER = EnvSpec("hopper", ("hopper",), (11,), (3,), discrete=False, max_steps=1000)
 
@@ -71,9 +71,9 @@ def training_steps(algorithm: str, environment: str, members: int = 1, **setting
     recipe = make_recipe(algorithm, environment, range(members), {}, {}, {"warmup": 500, **settings})
     env = recipe.make_env(1)
     learner = recipe.make_learner(env.spec)
-    replay = Replay(100_000, env.spec, members, 1, recipe.seeds)
-    training = Training(recipe.loop, recipe.seeds, env, learner, replay, recorder=None)  # type: ignore[arg-type]
-    transitions = interact(env, training.obs, training.act)
+    buffer = learner.Buffer.of(recipe.config, env.spec, 1, recipe.seeds, learner.memory_size)
+    training = Training(recipe.loop, recipe.seeds, env, learner, buffer, recorder=None)  # type: ignore[arg-type]
+    transitions = interact(env, training.view, training.act)
 
     def work() -> float:
         training.remember(next(transitions))
@@ -110,8 +110,8 @@ def random_batch(spec: EnvSpec, rows: int) -> Batch:
     return Batch(obs[0], action, torch.randn(1, spec.n_agents, rows), obs[1], ended)
 
 
-def random_slot(spec: EnvSpec, copies: int) -> tuple[torch.Tensor, torch.Tensor, Step]:
+def random_slot(spec: EnvSpec, copies: int) -> tuple[View, Acted, Step]:
     """The arguments of ``Replay.add`` for one time slot."""
     batch = random_batch(spec, copies)
     step = Step(batch.next_obs, batch.next_obs, batch.reward, batch.terminated, batch.terminated)
-    return batch.obs, batch.action, step
+    return View(batch.obs), Acted(batch.action), step

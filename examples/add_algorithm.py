@@ -24,8 +24,9 @@ from marl.ops.discrete import mask_logits
 from marl.ops.losses import sum_of_means
 from marl.ops.returns import td_target
 from marl.population import per_member
+from marl.replay import Replay
 from marl.streams import Streams
-from marl.types import Batch, State
+from marl.types import Acted, Batch, State, View
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class IQL:
     """P x N Q-networks in one stack; each learns from its own agent's observations, actions and rewards."""
 
     Config = IQLConfig
+    Buffer = Replay
+    memory_size = 0  # it notes nothing from step to step
     PARTS = ("q", "target", "optimizer", "explore")
 
     def __init__(self, spec: EnvSpec, configs: Sequence[IQLConfig], seeds: Sequence[int]) -> None:
@@ -59,21 +62,26 @@ class IQL:
         self.target = self.q.target_copy()
         self.optimizer = StackedAdam(self.q, per_member(configs, "lr"))
         self.explore = Streams(seeds, "explore")
-        self.mask, self.sizes = spec.action_mask, torch.tensor(spec.action_sizes)[:, None]
+        self.mask = spec.action_mask
+
+    def best(self, q: Tensor, avail: Tensor | None) -> Tensor:
+        """Values ``[P, N, B, A]`` with those of actions that may not be taken out of reach."""
+        return mask_logits(q, self.mask if avail is None else avail)
 
     @torch.no_grad()
-    def act(self, obs: Tensor, explore: bool) -> Tensor:
-        """``[P, N, E, D]`` -> ``[P, N, E]`` int64."""
-        best = mask_logits(self.q(obs), self.mask).argmax(-1)
-        if not explore:
-            return best
-        chance, choice = self.explore.uniform(2, *best.shape[1:]).unbind(1)
-        return torch.where(chance < self.epsilon, (choice * self.sizes).long(), best)
+    def act(self, view: View, explore: bool) -> Acted:
+        """``[P, N, E]`` int64."""
+        value = self.best(self.q(view.obs), view.avail)
+        if explore:
+            chance = self.explore.uniform(*value.shape[1:3]) < self.epsilon
+            luck = self.best(self.explore.uniform(*value.shape[1:]), view.avail)
+            value = torch.where(chance.unsqueeze(-1), luck, value)
+        return Acted(value.argmax(-1))
 
     def update(self, batch: Batch) -> Metrics:
         """One gradient step towards ``r + gamma (1 - terminated) max_a Q'(s', a)``."""
         with torch.no_grad():
-            value = mask_logits(self.target(batch.next_obs), self.mask).amax(-1)
+            value = self.best(self.target(batch.next_obs), batch.next_avail).amax(-1)
             target = td_target(batch.reward, self.gamma, batch.terminated, value)
         q = self.q(batch.obs).gather(-1, batch.action.unsqueeze(-1)).squeeze(-1)
         loss = (q - target).square()

@@ -38,11 +38,11 @@ class Meeting(VectorEnv):
             "tutorial/meeting", names, (2,) * agents, (1,) * agents, discrete=False, max_steps=options.max_steps
         )
         self.members, self.copies, self.stride = len(seeds), copies, options.stride
-        self.start = Streams(seeds, "meeting/start")
+        self.beginnings = Streams(seeds, "meeting/start")
         self.reset()
 
     def reset(self) -> Tensor:
-        self.position = 2 * self.start.uniform(self.spec.n_agents, self.copies) - 1  # [P, N, E]
+        self.position = 2 * self.beginnings.uniform(self.spec.n_agents, self.copies) - 1  # [P, N, E]
         self.steps = 0
         return self.observe()
 
@@ -63,11 +63,11 @@ class Meeting(VectorEnv):
         return Step(obs, next_obs, reward, terminated=never, done=torch.full_like(never, ended))
 
     def state_dict(self) -> State:
-        return {"position": self.position.clone(), "steps": self.steps, "start": self.start.state_dict()}
+        return {"position": self.position.clone(), "steps": self.steps, "beginnings": self.beginnings.state_dict()}
 
     def load_state_dict(self, state: State) -> None:
         self.position, self.steps = state["position"].clone(), state["steps"]
-        self.start.load_state_dict(state["start"])
+        self.beginnings.load_state_dict(state["beginnings"])
 
 
 class Tutorial:

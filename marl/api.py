@@ -25,9 +25,8 @@ from marl.log import METRICS, Recorder
 from marl.loop import Interrupted, Training
 from marl.loop import train as run_loop
 from marl.recipe import Recipe, explain, make_recipe
-from marl.replay import Replay
 from marl.runfolder import lock, new_run, read_config, write_config
-from marl.types import UserError
+from marl.types import UserError, View
 
 RETURN_UNIT = METRICS["eval/return_mean"].member_unit
 
@@ -71,14 +70,14 @@ def train(
         learner = recipe.make_learner(training_env.spec)
         folder = new_run(algorithm, environment, Path(run) if run else None)
         stack.enter_context(lock(folder))
-        if progress and recipe.loop.steps <= recipe.config.warmup:
-            _say(f"note: nothing will be learnt: {recipe.loop.steps} steps, and a warm-up of {recipe.config.warmup}")
         if not training_env.spec.exact_state:
             _say(f"note: the state of {environment} cannot be saved; a resumed run starts new episodes")
         training, recorder = _assemble(recipe, folder, training_env, learner)
         stack.callback(recorder.close)
+        if progress and not training.buffer.schedule.due(recipe.loop.steps):
+            _say(f"note: nothing will be learnt: {recipe.loop.steps} steps end before the first update is due")
         checkpoints = Checkpoints(folder / "checkpoints")
-        checkpoints.save(0, training.state_dict(), training.replay)
+        checkpoints.save(0, training.state_dict(), training.buffer)
         about = {"command": command or shlex.join(sys.argv), "versions": versions(), "threads": torch.get_num_threads()}
         about["rules"] = training_env.spec.rules
         write_config(folder, {**recipe.to_json(), **about})  # from now on it is a run, and can be resumed
@@ -114,7 +113,7 @@ def resume(run: str | Path, *, steps: int | None = None, progress: bool = False)
             training, recorder = _assemble(recipe, folder, env, learner)
             stack.callback(recorder.close)
             training.load_state_dict(loaded.state)
-            training.replay.restore(loaded.chunks)
+            training.buffer.restore(loaded.chunks)
         if steps is not None:
             write_config(folder, {**read_config(folder), **recipe.to_json()})
         if not env.spec.exact_state:
@@ -146,9 +145,9 @@ def _load_learner(folder: Path, recipe: Recipe, spec: EnvSpec) -> tuple[int, Lea
 
 
 def _assemble(recipe: Recipe, folder: Path, env: VectorEnv, learner: Learner) -> tuple[Training, Recorder]:
-    replay = Replay(recipe.config.buffer_size, env.spec, env.members, env.copies, recipe.seeds)
+    buffer = learner.Buffer.of(recipe.config, env.spec, env.copies, recipe.seeds, learner.memory_size)
     recorder = Recorder(folder, [member.name for member in recipe.members], env.spec.agents)
-    return Training(recipe.loop, recipe.seeds, env, learner, replay, recorder), recorder
+    return Training(recipe.loop, recipe.seeds, env, learner, buffer, recorder), recorder
 
 
 def _run(recipe: Recipe, training: Training, checkpoints: Checkpoints, progress: bool) -> None:
@@ -251,6 +250,8 @@ def evaluate(run: str | Path, episodes: int = 100, video: str | Path | None = No
 class Team:
     """A trained team of one population member, ready to act.
 
+    A team that notes something from step to step (a recurrent one) must be told where episodes begin: ``reset``.
+
     Attributes:
         spec: of the environment it was trained in.
         name: the member's.
@@ -259,39 +260,59 @@ class Team:
     def __init__(self, spec: EnvSpec, name: str, learner: Learner, member: int, members: int) -> None:
         self.spec, self.name = spec, name
         self._learner, self._member, self._members = learner, member, members
+        self.reset()
 
-    def act(self, obs: Mapping[str, Any] | Sequence[Any]) -> Any:
+    def reset(self) -> None:
+        """Forget the episode so far; to be called before a new one."""
+        size = self._learner.memory_size
+        self._memory = torch.zeros(self._members, self.spec.n_agents, 1, size) if size else None
+
+    def act(
+        self, obs: Mapping[str, Any] | Sequence[Any], avail: Mapping[str, Any] | Sequence[Any] | None = None
+    ) -> Any:
         """The team's actions, without exploration.
 
         Args:
             obs: one observation vector for each agent, in the order of ``spec.agents``; or by agent's name.
+            avail: likewise, which of its discrete actions each agent may take, one flag each; None: all.
 
         Returns:
             One action for each agent, as a dictionary if ``obs`` was one: vectors in [-1, 1], or an index.
 
         Raises:
-            UserError: an agent is missing, or an observation has another width than in training.
+            UserError: an agent is missing, or what it sees has another width than in training.
         """
-        vectors = [obs[agent] for agent in self._known(obs)] if isinstance(obs, Mapping) else list(obs)
-        if len(vectors) != self.spec.n_agents:
-            raise UserError(f"obs: expected {self.spec.n_agents} observations, got {len(vectors)}")
-        padded = torch.zeros(self._members, self.spec.n_agents, 1, self.spec.obs_size)
-        for i, (vector, size) in enumerate(zip(vectors, self.spec.obs_sizes, strict=True)):
-            value = torch.as_tensor(vector, dtype=torch.float32).flatten()
-            if len(value) != size:
-                raise UserError(f"obs of {self.spec.agents[i]}: expected {size} numbers, got {len(value)}")
-            padded[:, i, 0, :size] = value
-        action = self._learner.act(padded, explore=False)[self._member, :, 0]
+        seen = self._padded("obs", obs, self.spec.obs_sizes)
+        may = self.spec.action_mask[:, None].expand(self._members, -1, -1, -1)
+        if avail is not None:
+            may = self._padded("avail", avail, self.spec.action_sizes).bool()
+        view = View(seen, may if self.spec.masked else None, None, self._memory)
+        acted = self._learner.act(view, explore=False)
+        self._memory = acted.memory
+        action = acted.action[self._member, :, 0]
         if self.spec.discrete:
             actions: list[Any] = action.tolist()
         else:
             actions = [a[:size].numpy() for a, size in zip(action, self.spec.action_sizes, strict=True)]
         return dict(zip(self.spec.agents, actions, strict=True)) if isinstance(obs, Mapping) else actions
 
-    def _known(self, obs: Mapping[str, Any]) -> Sequence[str]:
+    def _padded(self, what: str, given: Mapping[str, Any] | Sequence[Any], sizes: Sequence[int]) -> Tensor:
+        """One vector for each agent as ``[P, N, 1, widest]``, the same for every member."""
+        vectors = [given[agent] for agent in self._known(what, given)] if isinstance(given, Mapping) else list(given)
+        if len(vectors) != self.spec.n_agents:
+            raise UserError(f"{what}: expected one vector for each of {self.spec.n_agents} agents, got {len(vectors)}")
+        padded = torch.zeros(self._members, self.spec.n_agents, 1, max(sizes))
+        for i, (vector, size) in enumerate(zip(vectors, sizes, strict=True)):
+            value = torch.as_tensor(vector, dtype=torch.float32).flatten()
+            if len(value) != size:
+                raise UserError(f"{what} of {self.spec.agents[i]}: expected {size} numbers, got {len(value)}")
+            padded[:, i, 0, :size] = value
+        return padded
+
+    def _known(self, what: str, given: Mapping[str, Any]) -> Sequence[str]:
         for agent in self.spec.agents:
-            if agent not in obs:
-                raise UserError(f"obs: agent {agent!r} is missing{cfg.suggestion(agent, obs)}")
+            if agent not in given:
+                raise UserError(f"{what}: agent {agent!r} is missing{cfg.suggestion(agent, given)}")
         return self.spec.agents
 
 

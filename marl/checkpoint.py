@@ -15,9 +15,9 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import safetensors
 import safetensors.torch
@@ -25,9 +25,9 @@ import torch
 from torch import Tensor
 
 from marl.runfolder import explain_disk_errors, size, write_atomically
-from marl.types import State, UserError
+from marl.types import Journal, State, UserError
 
-FORMAT = 1
+FORMAT = 2
 """Changes whenever files of an older version can no longer be read."""
 
 _OURS = re.compile(r"(\d{12}|replay)[-\w]*\.(json|safetensors)(\.tmp)?")
@@ -87,31 +87,6 @@ def _is_json(value: Any) -> bool:
 
 def _is_json_list(value: Any) -> bool:
     return isinstance(value, list) and all(map(_is_json, value))
-
-
-class Journal(Protocol):
-    """What a replay buffer offers so that a checkpoint writes only what is new in it.
-
-    Time slots are numbered from 0 in the order of writing and never change once they count in ``written``; the buffer
-    still holds the last ``capacity`` of them.
-    """
-
-    @property
-    def written(self) -> int:
-        """How many slots were ever written."""
-
-    @property
-    def capacity(self) -> int:
-        """How many slots the buffer holds at most."""
-
-    def read(self, start: int, stop: int) -> dict[str, Tensor]:
-        """The content of slots ``start`` .. ``stop - 1``, all of them still held, laid out as ``restore`` reads it."""
-
-    def restore(self, chunks: Iterable[tuple[int, dict[str, Tensor]]]) -> None:
-        """Write back what ``read`` gave, as ``(start, content)`` in ascending order without gaps.
-
-        The first chunk may begin before the last ``capacity`` slots; what the buffer no longer holds is to be skipped.
-        """
 
 
 class File(NamedTuple):

@@ -20,10 +20,12 @@ class Evaluation(NamedTuple):
     Attributes:
         returns: ``[P, N, E]``, the undiscounted sum of an agent's rewards over its episode.
         lengths: ``[P, N, E]``, steps.
+        outcomes: by name ``[P, E]``, what else the environment tells of an episode.
     """
 
     returns: Tensor
     lengths: Tensor
+    outcomes: dict[str, Tensor]
 
     def metrics(self) -> dict[str, Tensor]:
         """Named as in ``marl.log.METRICS``."""
@@ -35,6 +37,7 @@ class Evaluation(NamedTuple):
             "eval/return_sum": self.returns.sum(1).mean(-1),
             "eval/return_stderr": error,
             "eval/episode_length": self.lengths.mean((1, 2)),
+            **{f"eval/{name}": value.mean(-1) for name, value in self.outcomes.items()},
         }
 
 
@@ -48,7 +51,7 @@ class Evaluator:
     def __init__(self, make: Callable[[], VectorEnv]) -> None:
         self.make = make
         self.env = make()
-        self.first_obs = self.env.reset()
+        self.first_view = self.env.start()
         self.first_state = self.env.state_dict() if self.env.spec.exact_state else None
         self.fresh = True
 
@@ -60,18 +63,25 @@ class Evaluator:
             on_step: called with the environment and the episodes still running (``[P, N, E]`` bool) before each step.
         """
         self._start_over()
-        obs = self.first_obs
-        running = torch.ones(obs.shape[:3], dtype=torch.bool)
-        returns, lengths = torch.zeros(obs.shape[:3], dtype=torch.float64), torch.zeros(obs.shape[:3])
+        view, size, names = self.first_view, learner.memory_size, self.env.spec.outcomes
+        if size:
+            view = view._replace(memory=view.obs.new_zeros(*view.obs.shape[:3], size))
+        running = torch.ones(view.obs.shape[:3], dtype=torch.bool)
+        returns, lengths = torch.zeros(running.shape, dtype=torch.float64), torch.zeros(running.shape)
+        outcomes = torch.zeros(len(running), running.shape[-1], len(names))
         while running.any():
             if on_step is not None:
                 on_step(self.env, running)
-            step = self.env.step(learner.act(obs, explore=False))
+            acted = learner.act(view, explore=False)
+            step = self.env.step(acted.action)
             returns += step.reward * running
             lengths += running
+            if step.outcome is not None:
+                ending = (step.done & running).all(1)
+                outcomes = torch.where(ending.unsqueeze(-1), step.outcome, outcomes)
             running &= ~step.done
-            obs = step.obs
-        return Evaluation(returns, lengths)
+            view = step.view._replace(memory=acted.memory)  # of an episode that is over, nobody asks what it noted
+        return Evaluation(returns, lengths, {name: outcomes[..., k] for k, name in enumerate(names)})
 
     def _start_over(self) -> None:
         if self.fresh:
@@ -81,7 +91,7 @@ class Evaluator:
         else:
             self.env.close()
             self.env = self.make()
-            self.env.reset()
+            self.first_view = self.env.start()
 
     def close(self) -> None:
         self.env.close()

@@ -13,40 +13,54 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from marl.algos.common import Learner, Metrics, load_parts, save_parts
+from marl.algos.common import Buffer, Learner, Metrics, load_parts, save_parts
 from marl.checkpoint import Checkpoints
 from marl.config import LoopConfig
 from marl.envs.base import EnvSpec, Step, VectorEnv
 from marl.evaluation import Evaluator
 from marl.log import Recorder
-from marl.replay import Replay
 from marl.streams import Streams
-from marl.types import State, UserError
+from marl.types import Acted, State, UserError, View
 
 
 class Transition(NamedTuple):
-    """One step of all copies: ``obs`` ``[P, N, E, D]`` was acted on by ``action``, and the environment answered."""
+    """One step of all copies: what was seen, what was done about it, and what the environment answered."""
 
-    obs: Tensor
-    action: Tensor
+    view: View
+    acted: Acted
     step: Step
 
 
-def interact(env: VectorEnv, obs: Tensor, act: Callable[[Tensor], Tensor]) -> Iterator[Transition]:
-    """Act and step without end, from observations ``obs`` on."""
+def interact(env: VectorEnv, view: View, act: Callable[[View], Acted]) -> Iterator[Transition]:
+    """Act and step without end, from what is seen in ``view`` on."""
     while True:
-        action = act(obs)
-        step = env.step(action)
-        yield Transition(obs, action, step)
-        obs = step.obs
+        acted = act(view)
+        step = env.step(acted.action)
+        yield Transition(view, acted, step)
+        view = following(acted, step)
+
+
+def following(acted: Acted, step: Step) -> View:
+    """What is seen after a step; what was noted is forgotten where an episode ended."""
+    if acted.memory is None:
+        return step.view
+    return step.view._replace(memory=acted.memory.masked_fill(step.done.unsqueeze(-1), 0.0))
+
+
+def first_view(env: VectorEnv, learner: Learner) -> View:
+    """What is seen as every copy starts afresh, with nothing noted."""
+    view, size = env.start(), learner.memory_size
+    return view._replace(memory=view.obs.new_zeros(*view.obs.shape[:3], size)) if size else view
 
 
 class Returns:
-    """Returns and lengths of the episodes that ended since they were last asked for."""
+    """Returns, lengths and outcomes of the episodes that ended since they were last asked for."""
 
-    def __init__(self, members: int, agents: int, copies: int) -> None:
-        self.running = torch.zeros(2, members, agents, copies, dtype=torch.float64)  # reward, steps
-        self.ended = torch.zeros(3, members, agents, dtype=torch.float64)  # sum of returns, of steps, count
+    def __init__(self, members: int, copies: int, spec: EnvSpec) -> None:
+        self.names = spec.outcomes
+        self.running = torch.zeros(2, members, spec.n_agents, copies, dtype=torch.float64)  # reward, steps
+        self.ended = torch.zeros(3, members, spec.n_agents, dtype=torch.float64)  # sum of returns, of steps, count
+        self.outcomes = torch.zeros(members, len(spec.outcomes), dtype=torch.float64)
 
     def add(self, step: Step) -> None:
         """Count one step; an episode that lost a transition is left out."""
@@ -56,6 +70,8 @@ class Returns:
             whole = step.done if step.lost is None else step.done & ~step.lost
             self.ended[:2] += (self.running * whole).sum(-1)
             self.ended[2] += whole.sum(-1)
+            if step.outcome is not None:
+                self.outcomes += (step.outcome * whole.all(1).unsqueeze(-1)).sum(1)
             self.running[:, step.done] = 0
 
     def take(self) -> dict[str, Tensor]:
@@ -64,20 +80,23 @@ class Returns:
         if not count.all():
             return {}
         mean = returns / count
+        outcomes = self.outcomes / count[:, :1]
         result = {
             "train/return_mean": mean,
             "train/return_sum": mean.sum(1),
             "train/episode_length": (lengths / count).mean(1),
+            **{f"train/{name}": outcomes[:, k] for k, name in enumerate(self.names)},
         }
         self.ended.zero_()
+        self.outcomes.zero_()
         return result
 
     def state_dict(self) -> State:
-        return {"running": self.running.clone(), "ended": self.ended.clone()}
+        return {name: getattr(self, name).clone() for name in ("running", "ended", "outcomes")}
 
     def load_state_dict(self, state: State) -> None:
-        self.running.copy_(state["running"])
-        self.ended.copy_(state["ended"])
+        for name in ("running", "ended", "outcomes"):
+            getattr(self, name).copy_(state[name])
 
 
 class Training:
@@ -88,11 +107,11 @@ class Training:
         seeds: one per member.
         env: P x E copies.
         learner: acts and learns.
-        replay: remembers.
+        buffer: remembers.
         recorder: logs.
     """
 
-    PARTS = ("env", "learner", "replay", "recorder", "returns", "warmup")
+    PARTS = ("env", "learner", "buffer", "recorder", "returns", "warmup")
 
     def __init__(
         self,
@@ -100,43 +119,42 @@ class Training:
         seeds: Sequence[int],
         env: VectorEnv,
         learner: Learner,
-        replay: Replay,
+        buffer: Buffer,
         recorder: Recorder,
     ) -> None:
-        self.config, self.env, self.learner, self.replay, self.recorder = config, env, learner, replay, recorder
-        self.returns = Returns(env.members, env.spec.n_agents, env.copies)
+        self.config, self.env, self.learner, self.buffer, self.recorder = config, env, learner, buffer, recorder
+        self.returns = Returns(env.members, env.copies, env.spec)
         self.warmup = Streams(seeds, "warmup")
-        self.obs = env.reset()
+        self.view = first_view(env, learner)
         self.metrics: Metrics = {}
         self.steps = 0
         self.updates = 0
         self.restarts = 0
         self.lost = 0
 
-    def act(self, obs: Tensor) -> Tensor:
+    def act(self, view: View) -> Acted:
         """Random actions until the warm-up is over, then the learner's, with exploration."""
-        if self.steps < self.learner.config.warmup:
-            return random_actions(self.warmup, self.env.spec, self.env.copies)
-        return self.learner.act(obs, explore=True)
+        if self.steps < self.buffer.schedule.warmup:
+            return Acted(random_actions(self.warmup, self.env.spec, self.env.copies, view.avail), view.memory)
+        return self.learner.act(view, explore=True)
 
     def remember(self, transition: Transition) -> None:
         """Take in one step of all copies; raises ``UserError`` if the environment answered with NaN or infinity."""
-        step = transition.step
+        acted, step = transition.acted, transition.step
         require_finite(step.reward, "reward", self.steps, self.env.spec.agents)
         require_finite(step.next_obs, "observation", self.steps, self.env.spec.agents)
-        self.replay.add(transition.obs, transition.action, step)
+        self.buffer.add(*transition)
         self.returns.add(step)
         self.steps += self.env.copies
-        self.obs = step.obs
+        self.view = following(acted, step)
         if step.lost is not None:
             self.lost += int(step.lost.any(1).sum())
 
     def learn(self) -> int:
         """The updates that are due, and how many that were; raises ``UserError`` if a gradient is not finite."""
-        config = self.learner.config
-        due = max((self.steps - config.warmup) // config.update_every - self.updates, 0)
+        due = max(self.buffer.schedule.due(self.steps) - self.updates, 0)
         for _ in range(due):
-            self.metrics = self.learner.update(self.replay.sample(config.batch_size))
+            self.metrics = self.learner.update(self.buffer.draw())
             self.updates += 1
             for name in ("grad/critic_norm", "grad/actor_norm"):
                 if name in self.metrics:
@@ -146,7 +164,7 @@ class Training:
     def counts(self) -> dict[str, Tensor]:
         """Counters for the log, ``[P]`` each."""
         values = {
-            "replay/size": len(self.replay),
+            "replay/size": len(self.buffer),
             "events/worker_restarts": self.restarts,
             "events/lost_transitions": self.lost,
         }
@@ -154,25 +172,28 @@ class Training:
 
     def state_dict(self) -> State:
         counters = {name: getattr(self, name) for name in ("steps", "updates", "restarts", "lost", "metrics")}
-        return {**save_parts(self, self.PARTS), "obs": self.obs.clone(), **counters}
+        view = {name: x.clone() for name, x in self.view._asdict().items() if x is not None}
+        return {**save_parts(self, self.PARTS), "view": view, **counters}
 
     def load_state_dict(self, state: State) -> None:
-        """Go on where ``state_dict`` was taken; ``replay.restore`` must follow.
+        """Go on where ``state_dict`` was taken; ``buffer.restore`` must follow.
 
         Raises:
             ValueError: the state is that of another environment or number of copies.
         """
-        if state["obs"].shape != self.obs.shape:
-            raise ValueError(f"its observations are {list(state['obs'].shape)} and not {list(self.obs.shape)}")
+        saved, now = state["view"]["obs"].shape, self.view.obs.shape
+        if saved != now:
+            raise ValueError(f"its observations are {list(saved)} and not {list(now)}")
         load_parts(self, self.PARTS, state)
-        for name in ("steps", "updates", "restarts", "lost", "metrics", "obs"):
+        self.view = View(**state["view"])
+        for name in ("steps", "updates", "restarts", "lost", "metrics"):
             setattr(self, name, state[name])
 
     def restart_episodes(self) -> None:
         """Begin new episodes: what remains to do on resume where an environment's state cannot be restored."""
-        self.obs = self.env.reset()
+        self.view = first_view(self.env, self.learner)
         self.returns.running.zero_()
-        self.replay.interrupt()
+        self.buffer.interrupt()
 
 
 class Stopwatch:
@@ -248,7 +269,7 @@ def train(
     p = env.members
 
     def save() -> None:
-        checkpoints.save(training.steps, training.state_dict(), training.replay)
+        checkpoints.save(training.steps, training.state_dict(), training.buffer)
 
     def evaluate() -> dict[str, Tensor]:
         if evaluator is None:
@@ -263,7 +284,7 @@ def train(
         if training.steps == 0:
             training.recorder.write(0, evaluate())
         saved = training.steps
-        transitions = interact(env, training.obs, training.act)
+        transitions = interact(env, training.view, training.act)
         while training.steps < config.steps:
             before = training.steps
             with watch.time("env"):
@@ -308,8 +329,10 @@ def speeds(rates: dict[str, float], members: int) -> dict[str, Tensor]:
     return {f"speed/{names[kind]}_per_second": torch.full((members,), rate) for kind, rate in rates.items()}
 
 
-def random_actions(streams: Streams, spec: EnvSpec, copies: int) -> Tensor:
-    """Uniform on each agent's actions: ``[P, N, E, A]`` in [-1, 1], or ``[P, N, E]`` int64."""
+def random_actions(streams: Streams, spec: EnvSpec, copies: int, avail: Tensor | None = None) -> Tensor:
+    """Uniform on what each agent may do: ``[P, N, E, A]`` in [-1, 1], or ``[P, N, E]`` int64."""
+    if avail is not None:
+        return streams.uniform(spec.n_agents, copies, spec.action_size).masked_fill_(~avail, -1.0).argmax(-1)
     if spec.discrete:
         sizes = torch.tensor(spec.action_sizes)[:, None]
         return (streams.uniform(spec.n_agents, copies) * sizes).long()

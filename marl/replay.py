@@ -1,25 +1,27 @@
-"""Experience replay: a ring of time slots in which every observation is stored once."""
+"""Experience replay: a ring of time slots in which everything that is seen is stored once."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from marl.envs.base import EnvSpec, Step
 from marl.streams import Streams
-from marl.types import Batch, State
+from marl.types import Acted, Batch, Schedule, State, View
 
 
 class Replay:
     """The last ``capacity`` transitions of each member.
 
-    Slot t holds what the P x E copies did at time t; the successor of slot t's observation is slot t + 1's, except
-    where an episode ended: those last observations lie in a side table. Agents of one copy are sampled together.
+    Slot t holds what the P x E copies did at time t; the successor of what slot t saw is what slot t + 1 saw, except
+    where an episode ended: what was seen last lies in a side table. Agents of one copy are sampled together.
 
-    Memory per transition and agent: 4 D + 4 A + 5 bytes (discrete: 4 D + 6), and 4 bytes per copy and slot, plus 4 D
-    bytes for every episode end.
+    Memory per transition and agent: 4 D + 4 A + 5 bytes (discrete: 4 D + 6; A more where actions are masked, 4 H more
+    where the learner notes something), and 4 bytes per copy and slot (4 S more with the global state), plus what is
+    seen once more for every episode end.
 
     Args:
         capacity: transitions per member; rounded down to whole time slots of E.
@@ -27,22 +29,49 @@ class Replay:
         members: P.
         copies: E.
         seeds: one per member, for sampling.
+        memory_size: H, what the learner notes beside its action; 0: nothing.
+        with_state: store the global state too, where the environment has one.
+        batch_size: transitions of a ``draw``.
+        schedule: when the loop draws.
     """
 
-    def __init__(self, capacity: int, spec: EnvSpec, members: int, copies: int, seeds: Sequence[int]) -> None:
+    def __init__(
+        self,
+        capacity: int,
+        spec: EnvSpec,
+        members: int,
+        copies: int,
+        seeds: Sequence[int],
+        *,
+        memory_size: int = 0,
+        with_state: bool = False,
+        batch_size: int = 256,
+        schedule: Schedule = Schedule(0, 1),
+    ) -> None:
         self.capacity = max(capacity // copies, 1)
         self.ring = self.capacity + 1  # the slot being written holds the newest successor
         self.members, self.copies, self.spec = members, copies, spec
+        self.batch_size, self.schedule = batch_size, schedule
         grid = (self.ring, members, copies)
         n = spec.n_agents
-        self.obs = torch.zeros(*grid, n, spec.obs_size)
+        self.seen = {"obs": torch.zeros(*grid, n, spec.obs_size)}
+        if spec.masked:
+            self.seen["avail"] = torch.zeros(*grid, n, spec.action_size, dtype=torch.bool)
+        if with_state and spec.state_size:
+            self.seen["state"] = torch.zeros(*grid, spec.state_size)
         index_dtype = torch.uint8 if spec.action_size <= 256 else torch.int32
         action_dtype = index_dtype if spec.discrete else torch.float32
-        self.action = torch.zeros(*grid, n, *([] if spec.discrete else [spec.action_size]), dtype=action_dtype)
-        self.reward = torch.zeros(*grid, n)
-        self.terminated = torch.zeros(*grid, n, dtype=torch.bool)
-        self.final_at = torch.full(grid, -1, dtype=torch.int32)  # which final observation, counted from the first
-        self.finals = torch.zeros(copies * members, n, spec.obs_size)
+        self.moves = {
+            "action": torch.zeros(*grid, n, *([] if spec.discrete else [spec.action_size]), dtype=action_dtype),
+            "reward": torch.zeros(*grid, n),
+            "terminated": torch.zeros(*grid, n, dtype=torch.bool),
+        }
+        if memory_size:
+            self.moves["memory"] = torch.zeros(*grid, n, memory_size)
+        self.final_at = torch.full(grid, -1, dtype=torch.int32)  # which final moment, counted from the first
+        self.finals = {
+            name: torch.zeros(copies * members, *x.shape[3:], dtype=x.dtype) for name, x in self.seen.items()
+        }
         self.finals_written = 0
         self.finals_freed = 0
         self.lost = torch.zeros(grid, dtype=torch.bool)
@@ -50,43 +79,56 @@ class Replay:
         self.written = 0
         self.sampler = Streams(seeds, "replay")
 
+    @classmethod
+    def of(cls, config: Any, spec: EnvSpec, copies: int, seeds: Sequence[int], memory_size: int) -> Replay:
+        """As a learner's configuration asks for: ``buffer_size``, ``batch_size``, ``warmup``, ``update_every``."""
+        return cls(
+            config.buffer_size,
+            spec,
+            len(seeds),
+            copies,
+            seeds,
+            memory_size=memory_size,
+            batch_size=config.batch_size,
+            schedule=Schedule(config.warmup, config.update_every),
+        )
+
     def __len__(self) -> int:
         """Transitions that each member can sample."""
         return min(self.written, self.capacity) * self.copies
 
-    def add(self, obs: Tensor, action: Tensor, step: Step) -> None:
-        """Store one time slot.
-
-        Args:
-            obs: ``[P, N, E, D]``, what was acted on: the ``obs`` of the step before.
-            action: ``[P, N, E, A]`` or ``[P, N, E]``.
-            step: what the environment answered.
-        """
+    def add(self, view: View, acted: Acted, step: Step) -> None:
+        """Store one time slot: what was seen, what was done about it, and what the environment answered."""
         now, following = self.written % self.ring, (self.written + 1) % self.ring
         self._free(following)
-        self.obs[now] = obs.transpose(1, 2)
-        self.obs[following] = step.obs.transpose(1, 2)
-        self.action[now] = action.transpose(1, 2)
-        self.reward[now] = step.reward.transpose(1, 2)
-        self.terminated[now] = step.terminated.transpose(1, 2)
+        for name, ring in self.seen.items():
+            ring[now] = _by_copy(name, getattr(view, name))
+            ring[following] = _by_copy(name, getattr(step, name))
+        for name, ring in self.moves.items():
+            ring[now] = getattr(acted if name in ("action", "memory") else step, name).transpose(1, 2)
         ended = step.done.any(1)
         if ended.any():
-            self._add_finals(now, ended, step.next_obs.transpose(1, 2)[ended])
+            last = {name: _by_copy(name, getattr(step, f"next_{name}"))[ended] for name in self.seen}
+            self._add_finals(now, ended, last)
         if step.lost is not None:
             self.lost[now] = step.lost.any(1)
             self.any_lost = True
         self.written += 1
 
     def interrupt(self) -> None:
-        """Say that the next ``add`` will not go on from the newest observation, since the environment started anew.
+        """Say that the next ``add`` will not go on from what was seen last, since the environment started anew.
 
-        That observation gets a time slot of its own, as the successor of the slot before, and is never sampled.
+        That moment gets a time slot of its own, as the successor of the slot before, and is never sampled.
         """
         if self.written:
             self._free((self.written + 1) % self.ring)
             self.lost[self.written % self.ring] = True
             self.any_lost = True
             self.written += 1
+
+    def draw(self) -> Batch:
+        """``batch_size`` transitions for each member."""
+        return self.sample(self.batch_size)
 
     def sample(self, batch_size: int) -> Batch:
         """``batch_size`` transitions for each member, drawn uniformly with replacement."""
@@ -98,22 +140,25 @@ class Replay:
                 again = torch.randint(size, (batch_size,), generator=self.sampler.generators[p])
                 pick[p] = torch.where(bad[p], again, pick[p])
             slot, row = self._locate(pick)
+        found = {name: take(ring, row).transpose(1, 2) for name, ring in self.moves.items()}
+        found |= {name: take(ring, row).transpose(1, 2) for name, ring in self.seen.items() if name != "state"}
+        found |= {f"next_{name}": x.transpose(1, 2) for name, x in self.successors(slot, row).items()}
+        if self.spec.discrete:
+            found["action"] = found["action"].long()
+        return Batch(**found)
+
+    def successors(self, slot: Tensor, row: Tensor) -> dict[str, Tensor]:
+        """What was truly seen next, without the global state: by name ``[P, B, N, *]``."""
         stride = self.members * self.copies
         wrapped = slot == self.ring - 1
-        successor = row + torch.where(wrapped, stride - self.ring * stride, stride)
-        next_obs = _take(self.obs, successor)
-        final = _take(self.final_at, row)
+        following = row + torch.where(wrapped, stride - self.ring * stride, stride)
+        final = take(self.final_at, row)
         ended = final >= 0
+        result = {name: take(ring, following) for name, ring in self.seen.items() if name != "state"}
         if ended.any():
-            next_obs[ended] = self.finals[final[ended] % len(self.finals)]
-        action = _take(self.action, row).transpose(1, 2)
-        return Batch(
-            obs=_take(self.obs, row).transpose(1, 2),
-            action=action.long() if self.spec.discrete else action,
-            reward=_take(self.reward, row).transpose(1, 2),
-            next_obs=next_obs.transpose(1, 2),
-            terminated=_take(self.terminated, row).transpose(1, 2),
-        )
+            for name, x in result.items():
+                x[ended] = self.finals[name][final[ended] % len(self.finals[name])]
+        return result
 
     def _locate(self, pick: Tensor) -> tuple[Tensor, Tensor]:
         """Ring slot and flat row (of ring x P x E) of transitions numbered from the oldest, both ``[P, B]``."""
@@ -122,23 +167,25 @@ class Replay:
         member = torch.arange(self.members)[:, None]
         return slot, (slot * self.members + member) * self.copies + pick % self.copies
 
-    def _add_finals(self, slot: int, ended: Tensor, finals: Tensor) -> None:
-        count = len(finals)
-        while self.finals_written + count - self.finals_freed > len(self.finals):
+    def _add_finals(self, slot: int, ended: Tensor, finals: dict[str, Tensor]) -> None:
+        count = len(finals["obs"])
+        while self.finals_written + count - self.finals_freed > len(self.finals["obs"]):
             self._grow_finals()
         number = torch.arange(self.finals_written, self.finals_written + count)
-        self.finals[number % len(self.finals)] = finals
+        for name, table in self.finals.items():
+            table[number % len(table)] = finals[name]
         self.final_at[slot][ended] = number.int()
         self.finals_written += count
 
     def _grow_finals(self) -> None:
         live = torch.arange(self.finals_freed, self.finals_written)
-        larger = torch.zeros(len(self.finals) * 3 // 2 + 1, *self.finals.shape[1:])
-        larger[live % len(larger)] = self.finals[live % len(self.finals)]
-        self.finals = larger
+        for name, table in self.finals.items():
+            larger = torch.zeros(len(table) * 3 // 2 + 1, *table.shape[1:], dtype=table.dtype)
+            larger[live % len(larger)] = table[live % len(table)]
+            self.finals[name] = larger
 
     def _free(self, slot: int) -> None:
-        """Forget what the slot held; final observations are freed in the order in which they came."""
+        """Forget what the slot held; final moments are freed in the order in which they came."""
         self.finals_freed += int((self.final_at[slot] >= 0).sum())
         self.final_at[slot] = -1
         if self.any_lost:
@@ -150,13 +197,10 @@ class Replay:
         final_at = self.final_at[slots]
         numbers = final_at[final_at >= 0].long()
         return {
-            "obs": self.obs[slots],
-            "action": self.action[slots],
-            "reward": self.reward[slots],
-            "terminated": self.terminated[slots],
+            **{name: ring[slots] for name, ring in (self.seen | self.moves).items()},
             "lost": self.lost[slots],
             "ended": final_at >= 0,
-            "finals": self.finals[numbers % len(self.finals)],
+            **{f"final_{name}": table[numbers % len(table)] for name, table in self.finals.items()},
         }
 
     def restore(self, chunks: Iterable[tuple[int, dict[str, Tensor]]]) -> None:
@@ -172,14 +216,15 @@ class Replay:
             skip = max(oldest - start, 0)  # the first chunk may begin with slots that the ring no longer holds
             following = start + len(chunk["reward"])
             slots = torch.arange(start + skip, following) % self.ring
-            for name in ("obs", "action", "reward", "terminated", "lost"):
-                getattr(self, name)[slots] = chunk[name][skip:]
+            for name, ring in (self.seen | self.moves | {"lost": self.lost}).items():
+                ring[slots] = chunk[name][skip:]
             self.any_lost |= bool(chunk["lost"][skip:].any())
             taken = int(chunk["ended"][:skip].sum())
             for slot, ended in zip(slots.tolist(), chunk["ended"][skip:], strict=True):
                 count = int(ended.sum())
                 if count:
-                    self._add_finals(slot, ended, chunk["finals"][taken : taken + count])
+                    last = {name: chunk[f"final_{name}"][taken : taken + count] for name in self.finals}
+                    self._add_finals(slot, ended, last)
                     taken += count
         if following != self.written:
             raise ValueError(f"its replay lacks the time slots from {following} to {self.written - 1}")
@@ -188,17 +233,23 @@ class Replay:
         """Everything but the time slots, which a checkpoint reads piece by piece."""
         return {
             "written": self.written,
-            "head": self.obs[self.written % self.ring].clone(),
+            "head": {name: ring[self.written % self.ring].clone() for name, ring in self.seen.items()},
             "sampler": self.sampler.state_dict(),
         }
 
     def load_state_dict(self, state: State) -> None:
         """To be called before ``restore``."""
         self.written = state["written"]
-        self.obs[self.written % self.ring] = state["head"]
+        for name, ring in self.seen.items():
+            ring[self.written % self.ring] = state["head"][name]
         self.sampler.load_state_dict(state["sampler"])
 
 
-def _take(ring: Tensor, row: Tensor) -> Tensor:
+def take(ring: Tensor, row: Tensor) -> Tensor:
     """Rows ``[P, B]`` of a ring ``[T, P, E, ...]`` as ``[P, B, ...]``."""
     return ring.flatten(0, 2).index_select(0, row.flatten()).unflatten(0, row.shape)
+
+
+def _by_copy(name: str, x: Tensor) -> Tensor:
+    """What agents see, ``[P, N, E, *]``, as ``[P, E, N, *]``; the global state has no agents."""
+    return x if name == "state" else x.transpose(1, 2)

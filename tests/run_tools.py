@@ -20,7 +20,6 @@ from marl import cli
 from marl.api import Recipe, train
 from marl.checkpoint import Checkpoints, flatten
 from marl.plot import read_metrics
-from marl.replay import Replay
 from marl.runfolder import read_config
 
 SMALL = (
@@ -150,11 +149,12 @@ def state(folder):
     loaded = Checkpoints(folder / "checkpoints").load()
     del loaded.state["recorder"]["csv_bytes"]  # speeds take more or fewer characters
     env = recipe.make_env(recipe.loop.copies)
-    replay = Replay(recipe.config.buffer_size, env.spec, env.members, env.copies, recipe.seeds)
+    learner = recipe.make_learner(env.spec)
+    replay = learner.Buffer.of(recipe.config, env.spec, env.copies, recipe.seeds, learner.memory_size)
     env.close()
-    replay.load_state_dict(loaded.state["replay"])
+    replay.load_state_dict(loaded.state["buffer"])
     replay.restore(loaded.chunks)
-    slots = replay.read(max(replay.written - replay.capacity, 0), replay.written)
+    slots = replay.read(max(replay.written - replay.capacity, 0), replay.written) if replay.written else {}
     tensors, values = flatten(loaded.state)
     tensors |= {f"/slots/{name}": tensor for name, tensor in slots.items()}
     return loaded.step, tensors, _leaves(values, "")

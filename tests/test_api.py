@@ -78,7 +78,7 @@ def test_a_team_with_discrete_actions_answers_with_indices():
 def test_a_wrong_observation_is_named():
     team = marl.load(marl.train("ddpg", "probe/heterogeneous", steps=2, **SMALL))
     for obs, answer in (
-        ([[0.5]], "obs: expected 2 observations, got 1"),
+        ([[0.5]], "obs: expected one vector for each of 2 agents, got 1"),
         ([[0.5], [1.0, 2.0]], "obs of agent_1: expected 3 numbers, got 2"),
         ({"agent_0": [0.5], "agent1": [1, 2, 3]}, "obs: agent 'agent_1' is missing; did you mean 'agent1'?"),
     ):
@@ -93,13 +93,13 @@ def test_an_evaluation_is_the_mean_over_agents_and_its_standard_error_over_episo
     from marl.evaluation import Evaluation
 
     # One member, two agents, two episodes: team returns (1 + 3) / 2 = 2 and (5 + 7) / 2 = 6.
-    metrics = Evaluation(torch.tensor([[[1.0, 5], [3, 7]]]), torch.tensor([[[10.0, 20], [10, 20]]])).metrics()
+    metrics = Evaluation(torch.tensor([[[1.0, 5], [3, 7]]]), torch.tensor([[[10.0, 20], [10, 20]]]), {}).metrics()
     assert metrics["eval/return_mean"].tolist() == [[3.0, 5.0]]  # agents' own: (1 + 5) / 2 and (3 + 7) / 2
     assert metrics["eval/return_sum"].tolist() == [8.0]
     # Deviations of -2 and 2 around 4: variance 8 with n - 1, error sqrt(8 / 2).
     assert metrics["eval/return_stderr"].tolist() == [2.0]
     assert metrics["eval/episode_length"].tolist() == [15.0]
-    assert torch.isnan(Evaluation(torch.ones(1, 2, 1), torch.ones(1, 2, 1)).metrics()["eval/return_stderr"]).all()
+    assert torch.isnan(Evaluation(torch.ones(1, 2, 1), torch.ones(1, 2, 1), {}).metrics()["eval/return_stderr"]).all()
 
 
 def test_every_evaluation_plays_the_same_episodes_and_none_of_the_training_ones(tmp_path):
@@ -111,7 +111,40 @@ def test_every_evaluation_plays_the_same_episodes_and_none_of_the_training_ones(
     learner = recipe.make_learner(evaluator.env.spec)
     first, second = evaluator(learner), evaluator(learner)
     assert torch.equal(first.returns, second.returns) and first.lengths.unique().tolist() == [200.0]
-    assert not torch.equal(evaluator.first_obs, recipe.make_env(3).reset())
+    assert not torch.equal(evaluator.first_view.obs, recipe.make_env(3).reset())
+
+
+def test_an_evaluation_tells_the_outcome_of_each_episode_as_it_ended():
+    """Two copies that end at steps 2 and 3, won and lost; what a copy says in later episodes does not count."""
+    from marl.envs.base import EnvSpec, Step, VectorEnv
+    from marl.evaluation import Evaluator
+    from marl.types import Acted
+
+    class Battles(VectorEnv):
+        spec = EnvSpec("test/battles", ("a",), (1,), (1,), False, outcomes=("win_rate",), exact_state=False)
+        members, copies = 1, 2
+
+        def reset(self):
+            self.time = 0
+            return torch.zeros(1, 1, 2, 1)
+
+        def step(self, action):
+            self.time += 1
+            done = torch.tensor([[[self.time % 2 == 0, self.time % 3 == 0]]])
+            won = torch.tensor([[[float(self.time == 2)], [0.0]]])
+            obs = torch.zeros(1, 1, 2, 1)
+            return Step(obs, obs, torch.ones(1, 1, 2), done, done, outcome=won)
+
+        state_dict = load_state_dict = None
+
+    class Idle:
+        memory_size = 0
+
+        def act(self, view, explore):
+            return Acted(torch.zeros(1, 1, 2, 1))
+
+    metrics = Evaluator(Battles)(Idle()).metrics()
+    assert metrics["eval/win_rate"].tolist() == [0.5] and metrics["eval/episode_length"].tolist() == [2.5]
 
 
 # ---- a population is several runs ---------------------------------------------------------------------------------

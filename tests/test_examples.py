@@ -12,7 +12,7 @@ from marl.envs import make_env
 from marl.envs.base import EnvSpec
 from marl.envs.check import check_env
 from marl.registry import algorithm
-from marl.types import Batch
+from marl.types import Batch, View
 
 TABLES = ((registry.ALGORITHMS, "iql"), (registry.ENVIRONMENTS, "tutorial"))
 OWN = [(table, name, table.pop(name)) for table, name in TABLES]
@@ -62,14 +62,14 @@ def test_the_algorithm_is_found_by_its_name_and_learns_the_value_of_one_step():
     for _ in range(300):
         learner.update(batch)
     torch.testing.assert_close(learner.q(one[:, :, :1]).flatten(), torch.tensor([1.0, 0.5]), atol=0.01, rtol=0)
-    assert learner.act(one, explore=False).tolist() == [[[0, 0]]]
+    assert learner.act(View(one), explore=False).action.tolist() == [[[0, 0]]]
 
 
 def test_the_algorithm_never_picks_an_action_that_an_agent_does_not_have():
     """Agent 0 has two actions of three: neither greedily nor at random may it pick the third."""
     spec = EnvSpec("test/uneven", ("a", "b"), (1, 1), (2, 3), discrete=True)
     learner = add_algorithm.IQL(spec, [add_algorithm.IQLConfig(epsilon=0.9)], [0])
-    action = learner.act(torch.randn(1, 2, 500, 1), explore=True)
+    action = learner.act(View(torch.randn(1, 2, 500, 1)), explore=True).action
     assert set(action[0, 0].tolist()) == {0, 1} and set(action[0, 1].tolist()) == {0, 1, 2}
 
 

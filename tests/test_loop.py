@@ -1,5 +1,7 @@
 """The loop: what happens in which order, how many updates are owed, and what counts as an episode's return."""
 
+import dataclasses
+import itertools
 import os
 import signal
 from dataclasses import dataclass
@@ -7,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from marl.envs.base import Step
+from marl.envs.base import EnvSpec, Step
 from marl.envs.probes import Discount, ProbeOptions, Truncation
 from marl.evaluation import Evaluation
 from marl.loop import (
@@ -16,6 +18,7 @@ from marl.loop import (
     Returns,
     Stopwatch,
     Training,
+    first_view,
     interact,
     passed,
     random_actions,
@@ -24,12 +27,11 @@ from marl.loop import (
 )
 from marl.replay import Replay
 from marl.streams import Streams
-from marl.types import UserError
+from marl.types import Acted, Schedule, UserError
 
 
 @dataclass(frozen=True)
 class Config:
-    batch_size: int = 4
     warmup: int = 2
     update_every: int = 1
 
@@ -41,12 +43,14 @@ class Tape(list):
 class Learner:
     """Plays zeros; its update's gradient is ``norm``."""
 
-    def __init__(self, tape, config, norm=1.0):
-        self.tape, self.config, self.norm, self.batches = tape, config, norm, []
+    memory_size = 0
 
-    def act(self, obs, explore):
+    def __init__(self, tape, norm=1.0):
+        self.tape, self.norm, self.batches = tape, norm, []
+
+    def act(self, view, explore):
         self.tape.append("act")
-        return torch.zeros(*obs.shape[:3], 1)
+        return Acted(torch.zeros(*view.obs.shape[:3], 1))
 
     def update(self, batch):
         self.tape.append("update")
@@ -92,11 +96,13 @@ def studio(env_class=Discount, config=None, norm=1.0, copies=1, **loop):
     class Evaluator:
         def __call__(self, learner):
             tape.append("evaluate")
-            return Evaluation(torch.zeros(1, 1, 1), torch.ones(1, 1, 1))
+            return Evaluation(torch.zeros(1, 1, 1), torch.ones(1, 1, 1), {})
 
     env = Env([0], copies, ProbeOptions())
-    memory = Memory(100, env.spec, 1, copies, [0])
-    learner = Learner(tape, config or Config(), norm)
+    config = config or Config()
+    schedule = Schedule(config.warmup, config.update_every)
+    memory = Memory(100, env.spec, 1, copies, [0], batch_size=4, schedule=schedule)
+    learner = Learner(tape, norm)
     training = Training(LoopConfig(**loop), [0], env, learner, memory, Recorder())
     lines = []
 
@@ -144,7 +150,7 @@ def test_a_finished_training_does_nothing_more():
     ],
 )
 def test_updates_are_owed_for_the_steps_after_the_warm_up(copies, warmup, update_every, steps, updates):
-    tape, training, roll = studio(config=Config(4, warmup, update_every), copies=copies, steps=steps, eval_every=0)
+    tape, training, roll = studio(config=Config(warmup, update_every), copies=copies, steps=steps, eval_every=0)
     roll()
     assert (tape.count("update"), training.updates, training.steps) == (updates, updates, steps)
 
@@ -172,14 +178,19 @@ def test_a_learner_is_taught_that_a_time_limit_is_no_end():
 def test_interaction_acts_on_the_observation_after_the_reset():
     env = Discount([0], 1, ProbeOptions())
     seen = []
-    steps = interact(env, env.reset(), lambda obs: seen.append(obs.flatten().tolist()) or torch.zeros(1, 1, 1, 1))
+    steps = interact(
+        env, env.start(), lambda view: seen.append(view.obs.flatten().tolist()) or Acted(torch.zeros(1, 1, 1, 1))
+    )
     taken = [next(steps) for _ in range(3)]
     assert seen == [[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]
-    assert [t.obs.flatten().tolist() for t in taken] == seen
+    assert [t.view.obs.flatten().tolist() for t in taken] == seen
     assert taken[1].step.next_obs.flatten().tolist() == [0.0, 0.0]  # what the episode ended with
 
 
 # ---- numbers ------------------------------------------------------------------------------------------------------
+
+
+PAIR = EnvSpec("test/pair", ("a", "b"), (1, 1), (1, 1), False)
 
 
 def a_step(reward, done, lost=None):
@@ -191,7 +202,7 @@ def a_step(reward, done, lost=None):
 
 
 def test_returns_by_hand():
-    returns = Returns(1, 2, 2)
+    returns = Returns(1, 2, PAIR)
     returns.add(a_step([[1, 10], [2, 20]], [[0, 0], [0, 0]]))
     assert returns.take() == {}  # no episode has ended
     returns.add(a_step([[1, 10], [2, 20]], [[1, 0], [1, 0]]))  # copy 0 ends: agents got 2 and 4 in two steps
@@ -206,7 +217,7 @@ def test_returns_by_hand():
 
 
 def test_a_return_needs_an_episode_of_every_agent_and_an_episode_with_a_loss_counts_for_nobody():
-    returns = Returns(1, 2, 2)
+    returns = Returns(1, 2, PAIR)
     returns.add(a_step([[1, 1], [1, 1]], [[1, 0], [0, 0]]))
     assert returns.take() == {}  # agent 1 has ended none
     returns.add(a_step([[1, 1], [9, 9]], [[0, 0], [1, 1]], lost=[[False, False], [True, False]]))
@@ -215,7 +226,7 @@ def test_a_return_needs_an_episode_of_every_agent_and_an_episode_with_a_loss_cou
 
 
 def test_returns_are_restored_in_the_middle_of_an_episode():
-    returns, other = Returns(1, 2, 2), Returns(1, 2, 2)
+    returns, other = Returns(1, 2, PAIR), Returns(1, 2, PAIR)
     returns.add(a_step([[1, 2], [3, 4]], [[1, 0], [1, 0]]))
     state = returns.state_dict()
     returns.add(a_step([[0, 2], [0, 4]], [[0, 1], [0, 1]]))
@@ -223,6 +234,50 @@ def test_returns_are_restored_in_the_middle_of_an_episode():
     other.add(a_step([[0, 2], [0, 4]], [[0, 1], [0, 1]]))
     ours, theirs = returns.take(), other.take()
     assert ours["train/return_mean"].tolist() == theirs["train/return_mean"].tolist() == [[2.5, 5.5]]
+
+
+def test_outcomes_are_means_over_the_episodes_that_ended_whole():
+    spec = dataclasses.replace(PAIR, outcomes=("win_rate", "dead_agents"))
+    returns = Returns(1, 2, spec)
+    said = torch.tensor([[[1.0, 0.0], [0.0, 2.0]]])  # what copy 0 and copy 1 say
+    returns.add(a_step([[0, 0], [0, 0]], [[1, 0], [1, 0]])._replace(outcome=said))  # copy 0 wins, nobody dead
+    returns.add(a_step([[0, 0], [0, 0]], [[1, 1], [1, 1]])._replace(outcome=said))  # again, and copy 1 loses 2 agents
+    lost = [[False, True], [False, True]]
+    returns.add(a_step([[0, 0], [0, 0]], [[0, 1], [0, 1]], lost)._replace(outcome=said))  # does not count
+    other = Returns(1, 2, spec)
+    other.load_state_dict(returns.state_dict())
+    for one in (returns, other):
+        taken = one.take()
+        assert taken["train/win_rate"].tolist() == pytest.approx([2 / 3])
+        assert taken["train/dead_agents"].tolist() == pytest.approx([2 / 3])
+        assert one.take() == {}
+
+
+def test_random_actions_are_uniform_among_those_that_may_be_taken():
+    spec = EnvSpec("test/masked", ("a", "b"), (1, 1), (3, 3), discrete=True, masked=True)
+    avail = torch.tensor([[True, False, True], [False, True, False]])[None, :, None].expand(1, 2, 10_000, 3)
+    actions = random_actions(Streams([0], "x"), spec, 10_000, avail)
+    assert actions.dtype == torch.int64 and (actions[0, 1] == 1).all() and (actions[0, 0] != 1).all()
+    assert abs((actions[0, 0] == 0).double().mean() - 0.5) < 4 * 0.5 / 100  # four standard errors
+
+
+class Counting:
+    """Notes how many steps of the episode it has seen."""
+
+    memory_size = 1
+
+    def act(self, view, explore):
+        self.seen.append(view.memory.flatten().tolist())
+        return Acted(torch.zeros(*view.obs.shape[:3], 1), view.memory + 1)
+
+    def __init__(self):
+        self.seen = []
+
+
+def test_what_an_agent_noted_is_seen_at_the_next_step_and_forgotten_where_an_episode_ends():
+    env, learner = Discount([0], 1, ProbeOptions()), Counting()
+    list(itertools.islice(interact(env, first_view(env, learner), lambda view: learner.act(view, True)), 5))
+    assert learner.seen == [[0.0], [1.0], [0.0], [1.0], [0.0]]
 
 
 def test_random_actions_fill_each_agents_own_range():

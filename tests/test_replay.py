@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from marl.checkpoint import Checkpoints
 from marl.envs.base import EnvSpec, Step
 from marl.replay import Replay
+from marl.types import Acted, View
 
 P, N, E = 2, 2, 2
 SPEC = EnvSpec("diary", ("a", "b"), (5, 5), (1, 1), discrete=False)
@@ -48,7 +49,7 @@ class Diary:
             next_obs = torch.where(wide[2][..., None], acted_on, next_obs)
             # Reward and action repeat the observation's time; an action has one more fact, whether the task ended.
             step = Step(self.see(), next_obs, acted_on[..., 4], wide[0], wide[1], wide[2] if lost else None)
-            self.replay.add(acted_on, acted_on[..., 3:4], step)
+            self.replay.add(View(acted_on), Acted(acted_on[..., 3:4]), step)
 
 
 def make(capacity, seeds=(0, 1), copies=E):
@@ -96,7 +97,9 @@ def test_both_ends_of_an_episode_give_their_last_observation_and_only_one_stops_
         flags = [torch.full((1, N, 1), flag) for flag in (terminated, done)]
         following = torch.full_like(obs, 10.0 * (t + 1))
         last = torch.full_like(obs, -1.0 - t) if done else following
-        replay.add(obs, torch.zeros(1, N, 1, 1), Step(following, last, torch.full((1, N, 1), float(t)), *flags))
+        replay.add(
+            View(obs), Acted(torch.zeros(1, N, 1, 1)), Step(following, last, torch.full((1, N, 1), float(t)), *flags)
+        )
         obs = following
     batch = replay.sample(60)
     seen = set(zip(*(x[0, 0].tolist() for x in (batch.reward, batch.next_obs[..., 0], batch.terminated)), strict=True))
@@ -110,7 +113,7 @@ def test_learners_whose_episodes_end_apart_each_get_their_own_last_observation()
     last = following.clone()
     last[:, 0] = 7
     done = torch.tensor([True, False]).view(1, N, 1)
-    replay.add(obs, torch.zeros(1, N, 1, 1), Step(following, last, torch.zeros(1, N, 1), done, done))
+    replay.add(View(obs), Acted(torch.zeros(1, N, 1, 1)), Step(following, last, torch.zeros(1, N, 1), done, done))
     assert replay.sample(1).next_obs[0, :, 0, 0].tolist() == [7.0, 1.0]
 
 
@@ -129,7 +132,7 @@ def test_discrete_actions_come_back_as_indices():
         replay = Replay(4, EnvSpec("x", ("a",), (1,), (actions,), discrete=True), 1, 1, [0])
         zero = torch.zeros(1, 1, 1, dtype=torch.bool)
         one = torch.zeros(1, 1, 1, 1)
-        replay.add(one, torch.full((1, 1, 1), value), Step(one, one, torch.zeros(1, 1, 1), zero, zero))
+        replay.add(View(one), Acted(torch.full((1, 1, 1), value)), Step(one, one, torch.zeros(1, 1, 1), zero, zero))
         batch = replay.sample(3)
         assert batch.action.dtype == torch.int64 and batch.action.tolist() == [[[value] * 3]]
 
@@ -140,7 +143,7 @@ def test_a_member_draws_the_batches_it_would_draw_alone():
     Diary(alone, chance=0.0, members=1).run(40)
     for _ in range(3):
         ours, theirs = both.sample(20), alone.sample(20)
-        for x, y in zip(ours, theirs, strict=True):
+        for x, y in zip(ours[:5], theirs[:5], strict=True):
             x, y = x[1], y[0]
             assert (
                 torch.equal(x[..., 1:], y[..., 1:]) if x.dim() == 3 else torch.equal(x, y)
@@ -208,7 +211,7 @@ def test_a_restored_buffer_answers_like_the_saved_one_and_goes_on_like_it(
     diary.generator.set_state(generator)
     diary.run(4)
     for _ in range(2):
-        assert all(torch.equal(x, y) for x, y in zip(replay.sample(50), other.sample(50), strict=True))
+        assert all(torch.equal(x, y) for x, y in zip(replay.sample(50)[:5], other.sample(50)[:5], strict=True))
 
 
 def test_slots_that_are_missing_are_noticed():
@@ -227,7 +230,8 @@ HOPPER = EnvSpec("mujoco/Hopper-v5", ("learner_0",), (11,), (3,), discrete=False
 
 
 def size(replay):
-    return sum(x.untyped_storage().nbytes() for x in vars(replay).values() if isinstance(x, torch.Tensor))
+    tables = [replay.final_at, replay.lost, *replay.seen.values(), *replay.moves.values(), *replay.finals.values()]
+    return sum(x.untyped_storage().nbytes() for x in tables)
 
 
 def test_a_million_hopper_transitions_take_less_than_80_megabytes():
@@ -236,7 +240,7 @@ def test_a_million_hopper_transitions_take_less_than_80_megabytes():
     obs, action, zero = torch.zeros(1, 1, 100, 11), torch.zeros(1, 1, 100, 3), torch.zeros(1, 1, 100)
     for t in range(400):
         done = torch.full((1, 1, 100), t % 20 == 19)
-        replay.add(obs, action, Step(obs, obs, zero, done & False, done))
+        replay.add(View(obs), Acted(action), Step(obs, obs, zero, done & False, done))
     assert len(replay) == 20_000
     # obs 4 * 11, action 4 * 3, reward 4, terminated 1, which final observation 4, lost 1; one slot of 100 more.
     fixed = 66 * 20_100
@@ -248,9 +252,9 @@ def test_the_side_table_grows_with_the_ends_that_are_held_and_not_with_those_tha
     replay = make(20)
     diary = Diary(replay, chance=0.5)
     diary.run(30)
-    after = len(replay.finals)
+    after = len(replay.finals["obs"])
     diary.run(1000)
-    assert len(replay.finals) <= after * 3 // 2 + 1
+    assert len(replay.finals["obs"]) <= after * 3 // 2 + 1
 
 
 def test_a_lost_row_of_one_member_leaves_the_draws_of_the_others_alone():
@@ -262,9 +266,42 @@ def test_a_lost_row_of_one_member_leaves_the_draws_of_the_others_alone():
         obs = torch.full((2, 1, 1, 1), float(t))
         step = Step(obs + 1, obs + 1, zeros, zeros.bool(), zeros.bool())
         lost = torch.tensor([t % 2 == 0, False]).view(2, 1, 1)
-        plain.add(obs, obs, step)
-        wounded.add(obs, obs, step._replace(lost=lost, done=lost))
+        plain.add(View(obs), Acted(obs), step)
+        wounded.add(View(obs), Acted(obs), step._replace(lost=lost, done=lost))
     for _ in range(5):
         a, b = plain.sample(50), wounded.sample(50)
         assert torch.equal(a.obs[1], b.obs[1])
         assert (b.obs[0] % 2 == 1).all()  # the even slots of member 0 never happened
+
+
+def test_masks_and_notes_are_kept_with_their_moment_and_the_successors_mask_is_the_true_one():
+    """At time t action t % 3 alone may be taken, and t is noted; every third step ends an episode at time 100 + t."""
+    spec = EnvSpec("x/y", ("a",), (1,), (3,), True, masked=True, state_size=2)
+    replay = Replay(7, spec, members=1, copies=1, seeds=[0], memory_size=1, with_state=True)
+
+    def at(time):
+        may = torch.arange(3).view(1, 1, 1, 3) == time % 3
+        return torch.full((1, 1, 1, 1), float(time)), may, torch.full((1, 1, 2), float(time))
+
+    for t in range(20):
+        (obs, avail, state), (after, after_avail, after_state) = at(t), at(t + 1)
+        done = torch.tensor([[[t % 3 == 2]]])
+        last, last_avail, last_state = at(100 + t) if done else at(t + 1)
+        reward, never = torch.zeros(1, 1, 1), done & False
+        step = Step(after, last, reward, never, done, None, after_avail, last_avail, after_state, last_state)
+        replay.add(View(obs, avail, state), Acted(torch.full((1, 1, 1), t % 3), obs), step)
+    other = Replay(7, spec, members=1, copies=1, seeds=[0], memory_size=1, with_state=True)
+    other.load_state_dict(replay.state_dict())
+    other.restore([(13, replay.read(13, 20))])
+    for buffer in (replay, other):
+        batch = buffer.sample(200)
+        time = batch.obs[0, 0, :, 0].long()
+        assert set(time.tolist()) == set(range(13, 20))
+        assert torch.equal(batch.action[0, 0], time % 3)
+        assert torch.equal(batch.memory[0, 0, :, 0].long(), time)
+        assert torch.equal(batch.avail[0, 0].int().argmax(-1), time % 3) and (batch.avail.sum(-1) == 1).all()
+        after = torch.where(time % 3 == 2, 100 + time, time + 1)
+        assert torch.equal(batch.next_obs[0, 0, :, 0].long(), after)
+        assert torch.equal(batch.next_avail[0, 0].int().argmax(-1), after % 3)
+    assert torch.equal(other.seen["state"], replay.seen["state"])
+    assert torch.equal(other.read(13, 20)["final_state"], replay.read(13, 20)["final_state"])

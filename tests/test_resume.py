@@ -78,8 +78,8 @@ def test_the_comparison_sees_every_part_of_the_state(never_stopped, tmp_path):
     found = differences(folder, other)
     for part in (
         *("/learner/actor/flat", "/learner/actor_optimizer", "/learner/explore", "/learner/reciprocity/space"),
-        *("/learner/target_critic", "/slots/obs", "/slots/reward", "/replay/sampler", "/warmup", "/env/world"),
-        *("/env/streams", "/metrics", "/obs", "metrics.csv"),
+        *("/learner/target_critic", "/slots/obs", "/slots/reward", "/buffer/sampler", "/warmup", "/env/world"),
+        *("/env/streams", "/metrics", "/view/obs", "metrics.csv"),
     ):
         assert any(part.removesuffix("/flat") in name for name in found), part
     assert differences(folder, folder) == []
@@ -224,7 +224,7 @@ def test_an_environment_that_cannot_be_saved_says_so_and_goes_on(tmp_path):
     register()
     step, tensors, values = state(folder)
     # The newest observation of step 35 takes a slot of its own that is never sampled; nothing was lost by a worker.
-    assert (step, values["/replay/written"], values["/restarts"]) == (100, 101, 0)
+    assert (step, values["/buffer/written"], values["/restarts"]) == (100, 101, 0)
     assert tensors["/slots/lost"].flatten().nonzero().tolist() == [[35]]
     # Step 35 is the 5th of the second episode. No transition leads from there into the new one, which begins at 0.
     assert tensors["/slots/obs"].flatten()[33:38].tolist() == [3.0, 4.0, 5.0, 0.0, 1.0]

@@ -7,29 +7,59 @@ from typing import Any, ClassVar, Protocol, TypeAlias
 
 from torch import Tensor
 
-from marl.envs.base import EnvSpec
-from marl.types import Batch, State, UserError
+from marl.envs.base import EnvSpec, Step
+from marl.types import Acted, Journal, Schedule, State, UserError, View
 
 Metrics: TypeAlias = dict[str, Tensor]
 """Name (see ``marl.log.METRICS``) -> ``[P, N]``."""
 
 
+class Buffer(Journal, Protocol):
+    """What the loop needs of a buffer. One that does not keep the past has no time slots: ``written`` is 0."""
+
+    schedule: Schedule
+
+    def __len__(self) -> int:
+        """Transitions held for each member."""
+        ...
+
+    def add(self, view: View, acted: Acted, step: Step) -> None: ...
+
+    def draw(self) -> Any: ...
+
+    def interrupt(self) -> None: ...
+
+    def state_dict(self) -> State: ...
+
+    def load_state_dict(self, state: State) -> None: ...
+
+
 class Learner(Protocol):
     """One algorithm for a population of P members with N agents.
 
-    ``Learner(spec, configs, seeds)`` raises ``UserError`` where the algorithm does not fit the environment. ``Config``
-    has at least ``batch_size``, ``buffer_size``, ``warmup`` and ``update_every``, which the loop reads.
+    ``Learner(spec, configs, seeds)`` raises ``UserError`` where the algorithm does not fit the environment.
+
+    Attributes:
+        Config: its settings, a frozen dataclass.
+        Buffer: what it learns from; ``Buffer.of`` reads the settings that it needs.
+        config: the first member's settings.
+        memory_size: H, how many numbers ``act`` notes for each agent and copy; 0: none.
     """
 
     Config: ClassVar[type]
-    config: Any  # the first member's
+    Buffer: ClassVar[Any]
+    config: Any
+    memory_size: int
 
     def __init__(self, spec: EnvSpec, configs: Sequence[Any], seeds: Sequence[int]) -> None: ...
 
-    def act(self, obs: Tensor, explore: bool) -> Tensor:
-        """``[P, N, E, D]`` -> ``[P, N, E, A]`` in [-1, 1], or ``[P, N, E]`` int64."""
+    def act(self, view: View, explore: bool) -> Acted:
+        """What each agent does about what it sees; without ``explore``, ``view.state`` is not looked at."""
+        ...
 
-    def update(self, batch: Batch) -> Metrics: ...
+    def update(self, batch: Any) -> Metrics:
+        """Learn from what ``Buffer.draw`` gave."""
+        ...
 
     def state_dict(self) -> State: ...
 

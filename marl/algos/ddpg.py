@@ -22,8 +22,9 @@ from marl.ops.exploration import noisy
 from marl.ops.losses import sum_of_means
 from marl.ops.returns import td_target
 from marl.population import per_member
+from marl.replay import Replay
 from marl.streams import Streams
-from marl.types import Batch, State
+from marl.types import Acted, Batch, State, View
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class DDPG:
     """
 
     Config = DDPGConfig
+    Buffer = Replay
+    memory_size = 0
 
     def __init__(self, spec: EnvSpec, configs: Sequence[DDPGConfig], seeds: Sequence[int]) -> None:
         require_continuous("ddpg", spec)
@@ -81,10 +84,10 @@ class DDPG:
         return action if self.action_mask is None else action * self.action_mask
 
     @torch.no_grad()
-    def act(self, obs: Tensor, explore: bool) -> Tensor:
-        """``[P, N, E, D]`` -> actions ``[P, N, E, A]`` in [-1, 1]."""
-        action = self.policy(self.actor, obs)
-        return self.own(noisy(action, self.explore, self.noise)) if explore else action
+    def act(self, view: View, explore: bool) -> Acted:
+        """Actions ``[P, N, E, A]`` in [-1, 1]."""
+        action = self.policy(self.actor, view.obs)
+        return Acted(self.own(noisy(action, self.explore, self.noise)) if explore else action)
 
     def update(self, batch: Batch) -> Metrics:
         """One gradient step of every critic and actor, and of their targets."""

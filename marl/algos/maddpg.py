@@ -24,8 +24,9 @@ from marl.ops.exploration import noisy, sometimes_random
 from marl.ops.losses import sum_of_means
 from marl.ops.returns import td_target
 from marl.population import per_member
+from marl.replay import Replay
 from marl.streams import Streams
-from marl.types import Batch, State
+from marl.types import Acted, Batch, State, View
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ class MADDPG:
     """
 
     Config = MADDPGConfig
+    Buffer = Replay
+    memory_size = 0
 
     def __init__(self, spec: EnvSpec, configs: Sequence[MADDPGConfig], seeds: Sequence[int]) -> None:
         self.config = config = configs[0]
@@ -80,25 +83,27 @@ class MADDPG:
         kappas = [c.reciprocity.kappa for c in configs]
         self.reciprocity = make_reciprocity(config.reciprocity, kappas, seeds, n, spec.obs_mask.view(1, -1))
 
-    def actor_output(self, actor: StackedMLP, obs: Tensor) -> Tensor:
-        """Logits, or actions before the tanh: ``[P, N, B, A]``; what an agent does not have is out of reach, or 0."""
+    def actor_output(self, actor: StackedMLP, obs: Tensor, avail: Tensor | None) -> Tensor:
+        """Logits, or actions before the tanh: ``[P, N, B, A]``; what an agent may not do is out of reach, or 0."""
         output = actor(obs)
+        if avail is not None:
+            return mask_logits(output, avail)
         if self.action_mask is None:
             return output
         return mask_logits(output, self.action_mask) if self.discrete else output * self.action_mask[:, None]
 
     @torch.no_grad()
-    def act(self, obs: Tensor, explore: bool) -> Tensor:
-        """``[P, N, E, D]`` -> actions ``[P, N, E, A]`` in [-1, 1], or ``[P, N, E]`` int64."""
-        output = self.actor_output(self.actor, obs)
+    def act(self, view: View, explore: bool) -> Acted:
+        """Actions ``[P, N, E, A]`` in [-1, 1], or ``[P, N, E]`` int64."""
+        output = self.actor_output(self.actor, view.obs, view.avail)
         if self.discrete:
             noise = gumbel(self.explore.uniform(*output.shape[1:])) if explore else 0.0
-            return (output + noise).argmax(-1)
+            return Acted((output + noise).argmax(-1))
         action = torch.tanh(output)
-        if not explore:
-            return action
-        action = sometimes_random(noisy(action, self.explore, self.noise), self.explore, self.epsilon)
-        return action if self.action_mask is None else action * self.action_mask[:, None]
+        if explore:
+            action = sometimes_random(noisy(action, self.explore, self.noise), self.explore, self.epsilon)
+            action = action if self.action_mask is None else action * self.action_mask[:, None]
+        return Acted(action)
 
     def update(self, batch: Batch) -> Metrics:
         """One gradient step of every critic and actor, and of their targets."""
@@ -128,7 +133,7 @@ class MADDPG:
     @torch.no_grad()
     def compute_target(self, batch: Batch) -> Tensor:
         """``r_i + gamma (1 - terminated) Z*_i(s', mu'_1(o'_1), ..., mu'_N(o'_N))``: ``[P, N, B]``."""
-        output = self.actor_output(self.target_actor, batch.next_obs)
+        output = self.actor_output(self.target_actor, batch.next_obs, batch.next_avail)
         next_action = greedy(output) if self.discrete else torch.tanh(output)
         values = JointValues(self.target_critic, next_action, self.obs_size)
         value = self.reciprocity(values, joint(batch.next_obs))
@@ -141,7 +146,7 @@ class MADDPG:
             batch: its actions are those that were taken, as vectors.
             noise: Gumbel noise ``[P, N, B, A]`` for discrete actions.
         """
-        output = self.actor_output(self.actor, batch.obs)
+        output = self.actor_output(self.actor, batch.obs, batch.avail)
         action = torch.tanh(output) if noise is None else gumbel_softmax(output, noise)
         actions = torch.where(self.others, batch.action.unsqueeze(1), action.unsqueeze(1))  # [P, N_i, N, B, A]
         q = self.critic(joint_input(batch.obs, actions, self.critic.networks == 1))

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from marl.types import State
+from marl.types import State, View
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,10 @@ class EnvSpec:
         exact_state: ``load_state_dict`` restores the environment bit for bit; False: it restarts episodes, and the step
             after it is marked as ``lost``.
         rules: one line that names the game's rules where several games share a name; shown beside returns.
+        state_size: S, the width of the environment's own global state; 0: it has none.
+        masked: not every discrete action may be taken at every moment (``View.avail``).
+        outcomes: what an episode's end tells besides the return (``Step.outcome``): each NAME is logged as
+            ``train/NAME`` and ``eval/NAME``, which ``marl.log.METRICS`` must have.
     """
 
     id: str
@@ -39,6 +43,9 @@ class EnvSpec:
     independent: bool = False
     exact_state: bool = True
     rules: str = ""
+    state_size: int = 0
+    masked: bool = False
+    outcomes: tuple[str, ...] = ()
 
     @property
     def n_agents(self) -> int:
@@ -81,6 +88,10 @@ class Step(NamedTuple):
         done: ``[P, N, E]`` bool, the agent's episode ended at this step, for whichever reason.
         lost: ``[P, N, E]`` bool, or None for none: this transition did not happen (its worker process died and the copy
             was reset), so nothing may be learnt from it. ``done`` is set there as well, ``terminated`` is not.
+        avail, next_avail: ``[P, N, E, A]`` bool, with ``obs`` and ``next_obs``; None unless ``spec.masked``.
+        state, next_state: ``[P, E, S]`` float32, with ``obs`` and ``next_obs``; None unless ``spec.state_size``.
+        outcome: ``[P, E, K]`` float32, one number for each of ``spec.outcomes``, to be read where the episode ended at
+            this step; None if there are none.
     """
 
     obs: Tensor
@@ -89,6 +100,16 @@ class Step(NamedTuple):
     terminated: Tensor
     done: Tensor
     lost: Tensor | None = None
+    avail: Tensor | None = None
+    next_avail: Tensor | None = None
+    state: Tensor | None = None
+    next_state: Tensor | None = None
+    outcome: Tensor | None = None
+
+    @property
+    def view(self) -> View:
+        """What to act on next."""
+        return View(self.obs, self.avail, self.state)
 
     @property
     def truncated(self) -> Tensor:
@@ -109,6 +130,19 @@ class VectorEnv(ABC):
     @abstractmethod
     def reset(self) -> Tensor:
         """Start every copy afresh, going on with its random stream; the first observations ``[P, N, E, D]``."""
+
+    def avail(self) -> Tensor | None:
+        """The actions that may be taken now, ``[P, N, E, A]`` bool; None unless ``spec.masked``."""
+        return None
+
+    def state(self) -> Tensor | None:
+        """The global state now, ``[P, E, S]`` float32; None unless ``spec.state_size``."""
+        return None
+
+    def start(self) -> View:
+        """``reset``, and all that is seen then."""
+        obs = self.reset()
+        return View(obs, self.avail(), self.state())
 
     @abstractmethod
     def step(self, action: Tensor) -> Step:

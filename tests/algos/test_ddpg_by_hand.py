@@ -17,7 +17,7 @@ from marl.algos.ddpg import DDPG, DDPGConfig
 from marl.config import replace
 from marl.envs.base import EnvSpec
 from marl.modules.stacked import StackedMLP
-from marl.types import Batch, UserError
+from marl.types import Batch, UserError, View
 
 HALF = math.atanh(0.5)  # the bias of an actor that plays 1/2 everywhere
 
@@ -170,7 +170,7 @@ def test_what_an_agent_does_not_have_is_played_as_zero_and_learns_nothing():
     learner = DDPG(spec, [DDPGConfig(hidden=(16,), actor_lr=0.1, critic_lr=0.1)], [0])
     obs = torch.ones(1, 2, 3, 2) * spec.obs_mask[:, None]
     for explore in (False, True):
-        action = learner.act(obs, explore)
+        action = learner.act(View(obs), explore).action
         assert (action[0, 0, :, 1] == 0).all() and (action[0, 1] != 0).all()
     last = learner.actor.layers[-1]
     before = last.weight.detach().clone(), last.bias.detach().clone()

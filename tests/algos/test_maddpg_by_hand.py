@@ -15,7 +15,7 @@ from torch import Tensor
 from marl.algos.maddpg import MADDPG, MADDPGConfig
 from marl.config import replace
 from marl.envs.base import EnvSpec
-from marl.types import Batch
+from marl.types import Batch, View
 
 HALF = math.atanh(0.5)
 
@@ -176,7 +176,7 @@ def test_an_action_that_an_agent_does_not_have_is_never_played_targeted_or_learn
         stack.layers[0].bias.data[:] = torch.tensor([0.0, 0.0, 50.0])  # padding of agent 0, an action of agent 1
     obs = torch.zeros(1, 2, 300, 1)
     for explore in (False, True):
-        action = learner.act(obs, explore)
+        action = learner.act(View(obs), explore).action
         assert action[0, 0].max() <= 1 and (action[0, 1] == 2).all()
     assert set(action[0, 0].tolist()) == {0, 1}  # its own two are explored
     learner.target_critic.layers[0].weight.data[0, 0, 4] = 100.0  # agent 0's third action; inputs o_0 o_1 a_0 a_1
@@ -189,9 +189,9 @@ def test_an_action_that_an_agent_does_not_have_is_never_played_targeted_or_learn
 
 def test_exploration_leaves_missing_components_alone():
     learner = make(action_sizes=(1, 2), epsilon=0.5)
-    action = learner.act(torch.zeros(1, 2, 50, 1), explore=True)
+    action = learner.act(View(torch.zeros(1, 2, 50, 1)), explore=True).action
     assert (action[0, 0, :, 1] == 0).all() and (action[0, 1] != 0).all()
-    action = make(action_sizes=(1, 2), epsilon=0.0, noise=0.0).act(torch.zeros(1, 2, 50, 1), explore=True)
+    action = make(action_sizes=(1, 2), epsilon=0.0, noise=0.0).act(View(torch.zeros(1, 2, 50, 1)), explore=True).action
     assert (action == 0).all()
 
 
@@ -211,7 +211,7 @@ def test_a_shared_pair_of_networks_gets_the_sum_of_the_agents_gradients():
 def test_shared_agents_of_the_same_observation_act_alike_and_their_critics_tell_them_apart():
     learner = make(obs_sizes=(1, 1, 1), action_sizes=(1, 1, 1), shared=True)
     learner.actor.flat.data.fill_(0.5)
-    action = learner.act(torch.ones(1, 3, 1, 1), explore=False)
+    action = learner.act(View(torch.ones(1, 3, 1, 1)), explore=False).action
     assert action.unique().numel() == 1
     learner.target_critic.layers[0].weight.data[0, 0, 0] = 1.0  # reads the first observation: the critic's own agent
     target = learner.compute_target(batch(agents=3, next_obs=rows([2.0], [4.0], [6.0])[..., None]))

@@ -22,6 +22,7 @@ from marl.loop import random_actions
 from marl.modules.critics import joint_input
 from marl.replay import Replay
 from marl.streams import Streams
+from marl.types import Acted, View
 
 GAMMA = 0.8
 SEEDS, KAPPAS = [1, 2, 1, 2], [0.0, 0.0, 0.5, 0.5]
@@ -52,11 +53,15 @@ def train(
     obs = env.reset()
     for count in range(-WARMUP, updates):
         if count < 0 or count % 2 == 0:
-            action = random_actions(warmup, env.spec, env.copies) if count < 0 else learner.act(obs, explore=True)
+            action = (
+                random_actions(warmup, env.spec, env.copies)
+                if count < 0
+                else learner.act(View(obs), explore=True).action
+            )
             step = env.step(action)
             if limit_is_end:
                 step = step._replace(terminated=step.done)
-            replay.add(obs, action, step)
+            replay.add(View(obs), Acted(action), step)
             obs = step.obs
         if count >= 0:
             learner.update(replay.sample(64))
@@ -85,7 +90,7 @@ def test_a_probe_is_solved_to_its_known_values(algorithm, name, discrete):
     played = env([9] * len(SEEDS), 16)
     obs = played.reset()
     for _ in range(played.length):
-        action, best = learner.act(obs, explore=False), played.best_action(obs)
+        action, best = learner.act(View(obs), explore=False).action, played.best_action(obs)
         worth = played.optimal_value(obs, GAMMA)
         step = played.step(action)
         if name == "team":  # a line of equally good pairs of actions, or two pairs
@@ -105,7 +110,7 @@ def test_a_learner_that_takes_the_time_limit_for_an_end_misses_the_value():
     learner = build("ddpg", env, [0.0], [1])
     train(learner, env, [1], updates=300, limit_is_end=True)
     obs = torch.ones(1, 1, 1, 1)
-    value = values(learner, obs, learner.act(obs, explore=False))
+    value = values(learner, obs, learner.act(View(obs), explore=False).action)
     torch.testing.assert_close(value.flatten(), torch.tensor([1 / 0.36]), atol=0.4, rtol=0)
 
 
@@ -149,7 +154,7 @@ def test_reciprocity_among_unequal_agents_has_its_own_fixed_point_and_among_equa
         learner = build(algorithm, env, kappas, seeds, critic_lr=3e-3)
         train(learner, env, seeds, updates=600, memory=8192)
         obs = torch.ones(len(seeds), 2, 1, 1)
-        value = values(learner, obs, learner.act(obs, explore=False))[..., 0]
+        value = values(learner, obs, learner.act(View(obs), explore=False).action)[..., 0]
         low, high = probe.rewards
         # Unequal: sum 20, difference 10, 10/3, 2, 10/9; values (5, 15), (8.33, 11.67), (9, 11), (9.44, 10.56)
         total = (low + high) / (1 - GAMMA)

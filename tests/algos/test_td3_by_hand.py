@@ -15,7 +15,7 @@ from torch import Tensor
 from marl.algos.td3 import TD3, TD3Config
 from marl.config import replace
 from marl.envs.base import EnvSpec
-from marl.types import Batch, UserError
+from marl.types import Batch, UserError, View
 
 
 def make(agents: int = 1, **settings: Any) -> TD3:
@@ -166,7 +166,7 @@ def test_smoothing_does_not_reach_what_an_agent_does_not_have():
     # agent 0: bias 1 + .2; agent 1: 1 + .2 + .2
     target = learner.compute_target(given, torch.ones(1, 2, 1, 2))
     torch.testing.assert_close(target.flatten(), torch.tensor([1.2, 1.4]))
-    explored = learner.act(torch.zeros(1, 2, 3, 2), explore=True)
+    explored = learner.act(View(torch.zeros(1, 2, 3, 2)), explore=True).action
     assert (explored[0, 0, :, 1] == 0).all() and (explored[0, 1] != 0).all()
 
 
