@@ -10,15 +10,15 @@ PACKAGE := setup.cfg pyproject.toml constraints.txt
 .PHONY: help install test train bench docs clean
 
 help:
-	@echo "make test    install into $(VENV), lint, check types, run all tests"
+	@echo "make test    install into $(VENV), optional environments included; lint, check types, run all tests"
 	@echo "make train   install, then train: marl train $(TRAIN)"
 	@echo "make bench   install the rivals too, then compare speeds"
 	@echo "make docs    build the documentation into site/"
-	@echo "make clean   remove $(VENV), site/ and caches (never runs/)"
+	@echo "make clean   remove $(VENV), .venv-rivals, site/ and caches (never runs/)"
 
 install: $(VENV)/installed
 
-test: install
+test: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -28,13 +28,14 @@ train: install
 	$(BIN)/marl train $(TRAIN)
 
 bench: $(VENV)/installed-bench
+	$(BIN)/python benchmarks/venvs.py
 	$(BIN)/python benchmarks/speed.py
 
 docs: $(VENV)/installed-docs
 	$(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) .venv-rivals build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Each stamp is newer than the files that say what to install, so an unchanged checkout installs nothing.
@@ -43,7 +44,11 @@ $(VENV)/installed: $(PACKAGE)
 	@echo "installing into $(VENV) (some minutes the first time)"
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install "$$(grep '^torch==' constraints.txt)"
-	$(PIP) install -c constraints.txt -e '.[test]'
+	$(PIP) install -c constraints.txt -e .
+	touch $@
+
+$(VENV)/installed-test: $(VENV)/installed
+	$(PIP) install -c constraints.txt -e '.[test,smax,mamujoco]'
 	touch $@
 
 $(VENV)/installed-%: $(VENV)/installed

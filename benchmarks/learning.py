@@ -17,6 +17,7 @@ import sys
 import time
 from collections import defaultdict
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,15 +26,41 @@ from marl.runfolder import read_config
 from marl.stats import t_interval
 
 ROOT = Path(__file__).parent.parent
+RETURN, WIN_RATE = "eval/return_mean", "eval/win_rate"
+
+
+class Row(NamedTuple):
+    """One comparison: what ``marl train`` is told, and which of its metrics is reported."""
+
+    command: str
+    metric: str = RETURN
+
+
 COMMON = "--seeds 0 1 2 3 4 --sweep reciprocity.kappa=0,.5 --threads 1"
 MPE = (
     "--copies 16 --update-every 4 --eval-every 16000 --eval-episodes 100 --checkpoint-every 32000 --buffer-size 200000"
 )
 HOPPER = "--agents 3 --warmup 5000 --eval-every 2500 --eval-episodes 5 --checkpoint-every 1000 --buffer-size 20000"
+INDEX = "mpe/simple_spread_v3 --env.continuous no --eval-episodes 100"
 ROWS = {
-    "spread": f"maddpg mpe/simple_spread_v3 --steps 128000 {MPE} {COMMON}",
-    "tag": f"maddpg mpe/simple_tag_v3 --agents 3 --steps 128000 {MPE} {COMMON}",
-    "hopper": f"td3 mujoco/Hopper-v5 --steps 17500 {HOPPER} {COMMON}",
+    "spread": Row(f"maddpg mpe/simple_spread_v3 --steps 128000 {MPE} {COMMON}"),
+    "tag": Row(f"maddpg mpe/simple_tag_v3 --agents 3 --steps 128000 {MPE} {COMMON}"),
+    "hopper": Row(f"td3 mujoco/Hopper-v5 --steps 17500 {HOPPER} {COMMON}"),
+    "spread-mappo": Row(
+        f"mappo {INDEX} --steps 1600000 --shared no --copies 128 --rollout 25 --actor-lr 7e-4 --critic-lr 7e-4 "
+        f"--eval-every 160000 --checkpoint-every 160000 {COMMON}"
+    ),
+    "spread-qmix": Row(
+        f"qmix {INDEX} --steps 400000 --copies 16 --update-every 100 --epsilon-steps 50000 --eval-every 40000 "
+        f"--checkpoint-every 40000 {COMMON}"
+    ),
+    "assigned-maptf": Row(f"maptf mpe/spread_assigned --steps 96000 {MPE} {COMMON}"),
+    "assigned-dvm": Row(f"dvm mpe/spread_assigned --steps 96000 {MPE} {COMMON}"),
+    "battle": Row(
+        "qmix smax/3s_vs_5z --steps 400000 --copies 32 --update-every 400 --eval-every 40000 --eval-episodes 64 "
+        f"--checkpoint-every 40000 {COMMON}",
+        WIN_RATE,
+    ),
 }
 
 
@@ -46,7 +73,7 @@ def run(name: str) -> None:
     """Start the row's run, or go on with it; the seconds it took are added up in ``wall.json``."""
     start, path = time.perf_counter(), folder(name)
     begun = (path / "checkpoints").exists()
-    words = ROWS[name].split()
+    words = ROWS[name].command.split()
     steps = words[words.index("--steps") + 1]
     words = ["resume", str(path), "--steps", steps] if begun else ["train", *words, "--run", str(path)]
     code = subprocess.run([sys.executable, "-m", "marl.cli", *words]).returncode
@@ -57,9 +84,14 @@ def run(name: str) -> None:
         raise SystemExit(code)
 
 
-def final_values(path: Path) -> tuple[int, dict[float, np.ndarray]]:
-    """Step of the last evaluation that all members reached, and each kappa's mean returns there, by seed."""
-    rows = [r for r in read_metrics(path) if r["metric"] == "eval/return_mean" and not r["agent"]]
+def evaluations(name: str) -> list[dict[str, str]]:
+    """The row's metric of each member at each evaluation."""
+    return [r for r in read_metrics(folder(name)) if r["metric"] == ROWS[name].metric and not r["agent"]]
+
+
+def final_values(name: str) -> tuple[int, dict[float, np.ndarray]]:
+    """Step of the last evaluation, and what each kappa's members reached there, by seed."""
+    path, rows = folder(name), evaluations(name)
     step = max(int(r["step"]) for r in rows)
     last = {r["member"]: float(r["value"]) for r in rows if int(r["step"]) == step}
     values = defaultdict(list)
@@ -76,7 +108,7 @@ def table() -> None:
         path = folder(name)
         if not path.exists():
             continue
-        step, values = final_values(path)
+        step, values = final_values(name)
         cells = []
         for sample in (values[0.0], values[0.5], values[0.5] - values[0.0]):
             low, high = t_interval(sample)
@@ -90,8 +122,8 @@ def publish() -> None:
     """Keep what the documentation shows: a picture and the evaluations of each row that was run."""
     for name in ROWS:
         if folder(name).exists():
-            plot([folder(name)], ROOT / "docs" / "images" / f"learning-{name}.png")
-            rows = [r for r in read_metrics(folder(name)) if r["metric"] == "eval/return_mean" and not r["agent"]]
+            plot([folder(name)], ROOT / "docs" / "images" / f"learning-{name}.png", ROWS[name].metric)
+            rows = evaluations(name)
             with (ROOT / "benchmarks" / "results" / f"{name}.csv").open("w", newline="") as file:
                 writer = csv.DictWriter(file, ["step", "member", "metric", "unit", "value"], extrasaction="ignore")
                 writer.writeheader()

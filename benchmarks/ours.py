@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import resource
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from benchmarks.pair import Work
+from benchmarks.terms import GRUTerms, MAPPOTerms, QMIXTerms
 from marl.algos.td3 import TD3, TD3Config
 from marl.api import make_recipe
 from marl.cli import keep_memory
 from marl.envs import make_env
 from marl.envs.base import EnvSpec, Step
 from marl.loop import Training, interact
+from marl.modules.recurrent import StackedRNN
+from marl.recipe import Recipe
 from marl.replay import Replay
+from marl.streams import Streams
 from marl.types import Acted, Batch, View
 
 HOPPER = EnvSpec("hopper", ("hopper",), (11,), (3,), discrete=False, max_steps=1000)
@@ -68,20 +73,115 @@ def td3_updates(learners: int) -> Work:
 def training_steps(algorithm: str, environment: str, members: int = 1, **settings: Any) -> Work:
     """Steps of the training loop with one update each: act, step the environment, remember, draw, learn."""
     keep_memory()  # as `marl train` does
-    recipe = make_recipe(algorithm, environment, range(members), {}, {}, {"warmup": 500, **settings})
-    env = recipe.make_env(1)
-    learner = recipe.make_learner(env.spec)
-    buffer = learner.Buffer.of(recipe.config, env.spec, 1, recipe.seeds, learner.memory_size)
-    training = Training(recipe.loop, recipe.seeds, env, learner, buffer, recorder=None)  # type: ignore[arg-type]
-    transitions = interact(env, training.view, training.act)
+    _, step = stepping(make_recipe(algorithm, environment, range(members), {}, {}, {"warmup": 500, **settings}))
 
     def work() -> float:
-        training.remember(next(transitions))
-        training.learn()
+        step()
         return 1.0
 
     for _ in range(600):
         work()
+    return work
+
+
+def stepping(recipe: Recipe) -> tuple[Training, Callable[[], None]]:
+    """A run without log, evaluation and checkpoints, and what does its next step and the updates that are due."""
+    env = recipe.make_env(recipe.loop.copies)
+    learner = recipe.make_learner(env.spec)
+    buffer = learner.Buffer.of(recipe.config, env.spec, env.copies, recipe.seeds, learner.memory_size)
+    training = Training(recipe.loop, recipe.seeds, env, learner, buffer, recorder=None)  # type: ignore[arg-type]
+    transitions = interact(env, training.view, training.act)
+
+    def step() -> None:
+        training.remember(next(transitions))
+        training.learn()
+
+    return training, step
+
+
+def mappo_steps(**settings: Any) -> Work:
+    """Environment steps of MAPPO on simple_spread, learning included; one call gathers a rollout and learns.
+
+    On top of what the rivals do, values are normalised, and the shared critic is asked once for each agent.
+    """
+    keep_memory()  # as `marl train` does
+    terms = MAPPOTerms(**settings)
+    chosen = {
+        "copies": terms.copies,
+        "rollout": terms.steps,
+        "epochs": terms.epochs,
+        "minibatches": terms.minibatches,
+        "hidden": tuple(terms.hidden),
+        "activation": "tanh",
+        "actor_lr": terms.lr,
+        "critic_lr": terms.lr,
+        "gamma": terms.gamma,
+        "gae_lambda": terms.lam,
+        "clip": terms.clip,
+        "entropy": terms.entropy,
+        "max_grad_norm": terms.max_grad_norm,
+    }
+    _, step = stepping(make_recipe("mappo", "mpe/simple_spread_v3", [0], {}, {"continuous": False}, chosen))
+
+    def work() -> float:
+        for _ in range(terms.steps):
+            step()
+        return float(terms.copies * terms.steps)
+
+    return work
+
+
+def qmix_updates(**settings: Any) -> Work:
+    """Training steps of QMIX on a map of smax: updates, each with its share of acting; one call does a round.
+
+    What is replayed are whole battles, cut at the longest of a batch; the rival's spans are of equal length and hold
+    more than one battle where battles are short.
+    """
+    import jaxmarl  # noqa: F401  (missing: said before the environment does)
+
+    keep_memory()  # as `marl train` does
+    terms = QMIXTerms(**settings)
+    chosen = {
+        "copies": terms.copies,
+        "update_every": terms.copies * terms.steps // terms.updates,
+        "batch_size": terms.batch,
+        "buffer_size": terms.episodes * terms.steps,
+        "hidden": (terms.hidden,),
+        "embed": terms.embed,
+        "hyper_hidden": terms.hyper,
+        "lr": terms.lr,
+        "gamma": terms.gamma,
+        "epsilon_start": terms.epsilon,
+        "epsilon_end": terms.epsilon,
+        "max_grad_norm": terms.max_grad_norm,
+        "target_interval": terms.target_every,
+    }
+    training, step = stepping(make_recipe("qmix", f"smax/{terms.map}", [0], {}, {"max_steps": terms.steps}, chosen))
+
+    def work() -> float:
+        before = training.updates
+        for _ in range(terms.steps):
+            step()
+        return float(training.updates - before)
+
+    while not training.updates:
+        step()
+    return work
+
+
+def gru_unrolls(**settings: Any) -> Work:
+    """Passes of one batch forward and backward through every agent's linear, ReLU, GRU, linear."""
+    terms = GRUTerms(**settings)
+    n, rows = terms.agents, terms.batch
+    net = StackedRNN(Streams([0], "init"), n, terms.inputs, terms.hidden, terms.outputs)
+    x, memory = torch.randn(1, n, terms.steps, rows, terms.inputs), torch.zeros(1, n, rows, terms.hidden)
+
+    def work() -> float:
+        y, _ = net.unroll(x, memory)
+        y.square().mean().backward()
+        net.zero_grad()
+        return 1.0
+
     return work
 
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import json
 import multiprocessing
 import os
 import statistics
+import subprocess
+import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
+from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, TypeAlias
 
@@ -75,6 +81,31 @@ class Side:
             self.process.kill()
 
 
+class ForeignSide(Side):
+    """One side run by the Python of another virtual environment.
+
+    Args:
+        setup, threads, arguments: as of ``Side``; the arguments go there as JSON.
+        python: of an environment that has torch and what ``setup`` imports.
+    """
+
+    def __init__(self, setup: Setup, threads: int, arguments: Mapping[str, object], python: Path) -> None:
+        self.connection, theirs = multiprocessing.Pipe()
+        told = json.dumps([theirs.fileno(), setup.__module__, setup.__qualname__, threads, dict(arguments)])
+        self.child = subprocess.Popen(
+            [python, "-m", __name__, told], cwd=Path(__file__).parent.parent, pass_fds=[theirs.fileno()]
+        )
+        theirs.close()
+        self._answer()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.connection.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.child.wait(5)
+        self.child.kill()
+        self.child.wait()
+
+
 def compare(ours: Side, rival: Side, rounds: int, seconds: float) -> Pair:
     """``rounds`` turns of each side, alternating which one begins; one turn before them warms up."""
     ours.turn(seconds), rival.turn(seconds)
@@ -117,3 +148,13 @@ def _serve(connection: Connection, setup: Setup, threads: int, arguments: dict[s
         connection.send(("missing", error.name or str(error)))
     except Exception:
         connection.send(("error", traceback.format_exc()))
+
+
+def main() -> None:
+    """The other end of ``ForeignSide``."""
+    number, module, name, threads, arguments = json.loads(sys.argv[1])
+    _serve(Connection(number), getattr(importlib.import_module(module), name), threads, arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -10,6 +10,7 @@ import torch
 
 from benchmarks.loops import LoopMADDPG
 from benchmarks.pair import Work
+from benchmarks.terms import GRUTerms
 
 
 def mpe2_steps() -> Work:
@@ -78,6 +79,34 @@ def loop_maddpg_updates(agents: int) -> Work:
 
     def work() -> float:
         learner.update(*batch)
+        return 1.0
+
+    return work
+
+
+def loop_gru_unrolls(**settings: Any) -> Work:
+    """The work of ``ours.gru_unrolls`` as a loop over agents of separate modules of torch."""
+    terms = GRUTerms(**settings)
+
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.enter = torch.nn.Linear(terms.inputs, terms.hidden)
+            self.gru = torch.nn.GRU(terms.hidden, terms.hidden)
+            self.leave = torch.nn.Linear(terms.hidden, terms.outputs)
+
+        def forward(self, x: torch.Tensor, memory: torch.Tensor) -> torch.Tensor:
+            hidden, _ = self.gru(torch.relu(self.enter(x)), memory)
+            return self.leave(hidden)
+
+    nets = [Net() for _ in range(terms.agents)]
+    x = torch.randn(terms.agents, terms.steps, terms.batch, terms.inputs)
+    memory = torch.zeros(terms.agents, 1, terms.batch, terms.hidden)
+
+    def work() -> float:
+        for net, seen, begun in zip(nets, x, memory, strict=True):
+            net(seen, begun).square().mean().backward()
+            net.zero_grad()
         return 1.0
 
     return work

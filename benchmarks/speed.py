@@ -1,7 +1,8 @@
 """How fast this project is beside others: ``python benchmarks/speed.py [--json] [--only NAME ...]``.
 
 Each row runs both sides in processes of their own that take turns, and reports the median of the turns' ratios. The
-rivals come with ``pip install -e '.[bench]'``; a rival that is not installed leaves its row without an answer.
+rivals come with ``pip install -e '.[bench]'`` or, those that need a virtual environment of their own, with ``python
+benchmarks/venvs.py``; a rival that is not installed leaves its row without an answer.
 """
 
 from __future__ import annotations
@@ -17,18 +18,18 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from benchmarks import ours, rivals
-from benchmarks.pair import Missing, Setup, Side, alone, compare
+from benchmarks import ours, rivals, rivals_benchmarl, rivals_jaxmarl, rivals_torchrl, venvs
+from benchmarks.pair import ForeignSide, Missing, Setup, Side, alone, compare
 
 SPREAD, HOPPER = "mpe/simple_spread_v3", "mujoco/Hopper-v5"
 WITH, WITHOUT = {"reciprocity.kappa": 0.5}, {"reciprocity.kappa": 0.0}
 
 
 class Row(NamedTuple):
-    """One line of the report; ``rival``, ``ratio`` and ``holds`` are None where the rival is not installed."""
+    """One line of the report; ``ours``, ``rival``, ``ratio`` and ``holds`` are None where there is no answer."""
 
     name: str
-    ours: float
+    ours: float | None
     rival: float | None
     unit: str
     ratio: float | None
@@ -41,15 +42,17 @@ class Duel(NamedTuple):
 
     Attributes:
         unit: what a side is measured in, per second unless ``cost``.
-        goal: what the ratio (ours / rival) is compared with.
+        goal: what the ratio (ours / rival) is compared with; None: it is only reported.
         cost: report the time of one unit instead of the rate, ours / rival, to stay at or below ``goal``.
+        venv: the virtual environment that the rival lives in (``venvs.PACKAGES``); None: this one.
     """
 
     ours: tuple[Setup, Mapping[str, Any]]
     rival: tuple[Setup, Mapping[str, Any]]
     unit: str
-    goal: float
+    goal: float | None
     cost: bool = False
+    venv: str | None = None
 
 
 def training(**settings: Any) -> tuple[Setup, Mapping[str, Any]]:
@@ -108,6 +111,19 @@ DUELS: dict[str, Duel] = {
         5,
         cost=True,
     ),
+    "mappo on spread : TorchRL's on VMAS": Duel(
+        (ours.mappo_steps, {}), (rivals_torchrl.mappo_steps, {}), "environment steps", 3, venv="torchrl"
+    ),
+    "mappo on spread : BenchMARL's on VMAS": Duel(
+        (ours.mappo_steps, {}), (rivals_benchmarl.mappo_steps, {}), "environment steps", 3, venv="benchmarl"
+    ),
+    "mappo on spread : in JAX on JaxMARL's": Duel(
+        (ours.mappo_steps, {}), (rivals_jaxmarl.mappo_steps, {}), "environment steps", None
+    ),
+    "qmix on smax 3s_vs_5z : in JAX": Duel(
+        (ours.qmix_updates, {}), (rivals_jaxmarl.qmix_updates, {}), "training steps", None
+    ),
+    "gru, N = 3, 100 steps : loop of nn.GRU": Duel((ours.gru_unrolls, {}), (rivals.loop_gru_unrolls, {}), "passes", 1),
 }
 MEMORY = "replay, a million Hopper transitions"
 MEMORY_GOAL = 80.0
@@ -116,19 +132,36 @@ MEMORY_GOAL = 80.0
 def duel(name: str, rounds: int, seconds: float, threads: int) -> Row:
     """Run one comparison."""
     terms = DUELS[name]
-    with Side(terms.ours[0], threads, terms.ours[1]) as our_side:
-        try:
-            with Side(terms.rival[0], threads, terms.rival[1]) as rival_side:
-                pair = compare(our_side, rival_side, rounds, seconds)
-        except Missing as missing:
-            print(f"{name}: {missing} is not installed: pip install -e '.[bench]'", file=sys.stderr)
-            rate = alone(our_side, rounds, seconds)
-            return Row(name, shown(rate, terms.cost), None, unit(terms), None, goal(terms), None)
+    answer = Row(name, None, None, unit(terms), None, goal(terms), None)
+    try:
+        with Side(terms.ours[0], threads, terms.ours[1]) as our_side:
+            try:
+                with opponent(terms, threads) as rival_side:
+                    pair = compare(our_side, rival_side, rounds, seconds)
+            except Missing as missing:
+                print(f"{name}: {missing} is not installed: make bench", file=sys.stderr)
+                return answer._replace(ours=shown(alone(our_side, rounds, seconds), terms.cost))
+    except Missing as missing:
+        print(f"{name}: {missing} is not installed: make bench", file=sys.stderr)
+        return answer
     ratio = 1 / pair.ratio if terms.cost else pair.ratio
-    holds = ratio <= terms.goal if terms.cost else ratio >= terms.goal
-    return Row(
-        name, shown(pair.ours, terms.cost), shown(pair.rival, terms.cost), unit(terms), ratio, goal(terms), holds
+    return answer._replace(
+        ours=shown(pair.ours, terms.cost), rival=shown(pair.rival, terms.cost), ratio=ratio, holds=holds(terms, ratio)
     )
+
+
+def opponent(terms: Duel, threads: int) -> Side:
+    """The rival's side, ready; raises ``Missing``."""
+    if terms.venv is None:
+        return Side(terms.rival[0], threads, terms.rival[1])
+    return ForeignSide(terms.rival[0], threads, terms.rival[1], venvs.python(terms.venv))
+
+
+def holds(terms: Duel, ratio: float) -> bool | None:
+    """Whether the goal is met; None where there is none."""
+    if terms.goal is None:
+        return None
+    return ratio <= terms.goal if terms.cost else ratio >= terms.goal
 
 
 def shown(rate: float, cost: bool) -> float:
@@ -141,7 +174,7 @@ def unit(terms: Duel) -> str:
 
 
 def goal(terms: Duel) -> str:
-    return f"ratio {'<=' if terms.cost else '>='} {terms.goal:g}"
+    return "none" if terms.goal is None else f"ratio {'<=' if terms.cost else '>='} {terms.goal:g}"
 
 
 def memory() -> Row:
@@ -155,10 +188,11 @@ def table(rows: list[Row]) -> str:
     def number(value: float | None) -> str:
         return "-" if value is None else f"{value:,.4g}" if value < 1e4 else f"{value:,.0f}"
 
-    words = {True: "holds", False: "missed", None: "rival not installed"}
+    words = {True: "holds", False: "missed", None: "reported"}
     lines = ["| what | ours | rival | unit | ratio | goal | |", "|---|---:|---:|---|---:|---|---|"]
     for row in rows:
-        cells = [row.name, number(row.ours), number(row.rival), row.unit, number(row.ratio), row.goal, words[row.holds]]
+        cells = [row.name, number(row.ours), number(row.rival), row.unit, number(row.ratio), row.goal]
+        cells.append("not installed" if row.holds is None and row.ratio is None else words[row.holds])
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -13,12 +13,12 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from marl import config as cfg
-from marl import registry
+from marl import presets, registry
 from marl.types import UserError
 
 TRAIN_HELP = """\
@@ -29,8 +29,10 @@ Train a population of teams from scratch.
   marl train td3 mujoco/Hopper-v5 --agents 3 --reciprocity.kappa 0.5
   marl train maddpg mpe/simple_spread_v3 --env.local-ratio 0.5 --env.max-cycles 100
   marl train ddpg gym/Pendulum-v1 --env.g 9.81
+  marl train --preset pr-fig6-spread-n3-maddpg --seeds 0 1
 
-`marl train ALGO ENV --help` lists every setting of that algorithm and environment; `marl list` lists both.
+`marl train ALGO ENV --help` lists every setting of that algorithm and environment; `marl list` lists both, and
+`marl list --presets` the runs of the policy-reciprocity paper. Options after a preset stand instead of its own.
 Every combination of the sweeps' values with every seed is one member, and all members train at once.
 """
 
@@ -76,12 +78,13 @@ def _parser(command: str, description: str, positional: Sequence[tuple[str, str]
     return parser
 
 
-def _add_settings(parser: Parser, title: str, config: type, prefix: str = "") -> None:
-    """One option for each leaf of a configuration class, in a group of the help page."""
+def _add_settings(parser: Parser, title: str, config: type, values: Mapping[str, Any], prefix: str = "") -> None:
+    """One option for each leaf of a configuration class, in a group of the help page; ``values`` are other defaults."""
     group = parser.add_argument_group(title)
     for setting in cfg.settings(config):
         name = prefix + setting.name
-        default = ",".join(map(str, setting.default)) if isinstance(setting.default, tuple) else setting.default
+        default = values.get(setting.name, setting.default)
+        default = ",".join(map(str, default)) if isinstance(default, tuple) else default
         default = "none" if default is None else default
         note = f"{setting.help} Default: {default}." + (" May be swept." if setting.sweep else "")
         group.add_argument(
@@ -101,20 +104,28 @@ def _reader(name: str, kind: Any) -> Callable[[str], Any]:
     return read
 
 
-def _train_parser(positional: Sequence[tuple[str, str]]) -> Parser:
+def _train_parser(positional: Sequence[tuple[str, str]], preset: presets.Preset | None = None) -> Parser:
     """The options that every algorithm and environment has."""
-    parser = _parser("train", TRAIN_HELP, positional)
+    parser = _parser("train", preset.describe() if preset else TRAIN_HELP, positional)
+    seeds = " ".join(map(str, preset.seeds)) if preset else "0"
+    if preset:
+        parser.usage = "marl train --preset NAME [options]"
+    parser.add_argument("--preset", metavar="NAME", help="Instead of ALGO and ENV: a run of `marl list --presets`.")
     parser.add_argument("--run", type=Path, metavar="FOLDER", help="Folder to make. Default: runs/ALGO-ENV-TIME.")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="S", help="One member each. Default: 0.")
+    parser.add_argument(
+        "--seeds", type=_reader("seeds", int), nargs="+", metavar="S", help=f"One member each. Default: {seeds}."
+    )
     parser.add_argument("--sweep", action="append", default=[], metavar="FIELD=V,V,...", help="Values to compare.")
     parser.add_argument("--json", action="store_true", help="Print the result as one JSON object.")
     parser.add_argument("--quiet", action="store_true", help="No progress bar.")
-    _add_settings(parser, "the loop", cfg.LoopConfig)
+    _add_settings(parser, "the loop", cfg.LoopConfig, preset.settings if preset else {})
     return parser
 
 
 def train(arguments: Sequence[str]) -> None:
+    preset, arguments = _preset(arguments)
     names = [a for a in arguments[:2] if not a.startswith("-")]
+    names = [preset.algorithm, preset.environment] if preset else names
     positional = [("ALGO", "algorithm, for example maddpg"), ("ENV", "environment, for example mpe/simple_spread_v3")]
     if len(names) < 2:
         if not {"-h", "--help"} & {*arguments}:
@@ -124,24 +135,39 @@ def train(arguments: Sequence[str]) -> None:
 
     algorithm = registry.algorithm(names[0])
     family = registry.family(names[1].partition("/")[0])
-    parser = _train_parser(positional)
-    _add_settings(parser, names[0], algorithm.Config)
+    parser = _train_parser([] if preset else positional, preset)
+    _add_settings(parser, names[0], algorithm.Config, preset.settings if preset else {})
     free: dict[str, Any] = {}
     rest = list(arguments)
     if family.options is not None:
-        _add_settings(parser, names[1], family.options, "env.")
+        _add_settings(parser, names[1], family.options, preset.env if preset else {}, "env.")
     else:
         free, rest = _free_options(arguments)
     given = vars(parser.parse(rest))
     env = {k.removeprefix("env."): given.pop(k) for k in list(given) if k.startswith("env.")} | free
     sweep = dict(_sweep(algorithm.Config, text) for text in given.pop("sweep"))
     folder, seeds, as_json, quiet = given.pop("run"), given.pop("seeds"), given.pop("json"), given.pop("quiet")
-    del given["algo"], given["env"]
+    settings = {name: value for name, value in given.items() if name not in ("algo", "env", "preset")}
+    run = {"algorithm": names[0], "environment": names[1], "seeds": seeds or [0], "sweep": sweep, "env": env} | settings
+    run = preset.arguments(seeds, sweep, env, **settings) if preset else run
 
     from marl import api
 
-    folder = api.train(names[0], names[1], seeds=seeds, sweep=sweep, run=folder, env=env, progress=not quiet, **given)
+    folder = api.train(**run, run=folder, progress=not quiet)
     _finish(folder, as_json)
+
+
+def _preset(arguments: Sequence[str]) -> tuple[presets.Preset | None, list[str]]:
+    """The preset that ``--preset NAME`` names, if any; and the other arguments."""
+    parser = Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--preset")
+    given, rest = parser.parse_known_args(arguments)
+    if given.preset is None:
+        return None, list(arguments)
+    preset = presets.find(given.preset)
+    if rest and not rest[0].startswith("-"):
+        raise UserError(f"--preset {given.preset} says what to train; got {rest[0]!r} as well")
+    return preset, rest
 
 
 def _free_options(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
@@ -177,7 +203,7 @@ def _sweep(config: type, text: str) -> tuple[str, list[Any]]:
 
 def resume(arguments: Sequence[str]) -> None:
     parser = _parser("resume", "Go on with a run from its last checkpoint, bit for bit.", [("RUN", "its folder")])
-    parser.add_argument("--steps", type=int, help="A new end, environment steps per member.")
+    parser.add_argument("--steps", type=_reader("steps", int), help="A new end, environment steps per member.")
     parser.add_argument("--json", action="store_true", help="Print the result as one JSON object.")
     parser.add_argument("--quiet", action="store_true", help="No progress bar.")
     given = parser.parse(arguments)
@@ -207,7 +233,9 @@ def _finish(folder: Path, as_json: bool) -> None:
 
 def evaluate(arguments: Sequence[str]) -> None:
     parser = _parser("evaluate", "Play a run's newest policies without exploration.", [("RUN", "its folder")])
-    parser.add_argument("--episodes", type=int, default=100, metavar="N", help="Episodes per member. Default: 100.")
+    parser.add_argument(
+        "--episodes", type=_reader("episodes", int), default=100, metavar="N", help="Episodes per member. Default: 100."
+    )
     parser.add_argument(
         "--video",
         nargs="?",
@@ -216,14 +244,14 @@ def evaluate(arguments: Sequence[str]) -> None:
         metavar="MP4",
         help="Film the first episodes. Default: video.mp4 in RUN.",
     )
-    parser.add_argument("--member", type=int, default=0, help="Which member to film. Default: 0.")
+    parser.add_argument("--member", default="0", help="Which member to film, its number or name. Default: 0.")
     parser.add_argument("--json", action="store_true", help="Print one JSON object.")
     given = parser.parse(arguments)
     video = Path(given.run) / "video.mp4" if given.video is True else given.video
     from marl import api
     from marl.stats import t_quantile
 
-    result = api.evaluate(given.run, given.episodes, video, given.member)
+    result = api.evaluate(given.run, given.episodes, video, _member(given.run, given.member))
     if given.json:
         _print_json(result)
         return
@@ -235,10 +263,28 @@ def evaluate(arguments: Sequence[str]) -> None:
         print(f"video: {video}")
 
 
+def _member(run: str, text: str) -> int:
+    """The number of the member that is called that, or has that number."""
+    from marl.runfolder import read_config
+
+    names = [str(member["name"]) for member in read_config(Path(run))["members"]]
+    if text not in names and not text.lstrip("-").isdigit():
+        raise UserError(f"--member {text}: no such member{cfg.suggestion(text, names)}")
+    return names.index(text) if text in names else int(text)
+
+
 def list_(arguments: Sequence[str]) -> None:
     parser = _parser("list", "What there is to train, and where.", [])
+    parser.add_argument("--presets", action="store_true", help="The runs that `marl train --preset NAME` knows.")
     parser.add_argument("--json", action="store_true", help="Print one JSON object.")
     given = parser.parse(arguments)
+    if given.presets:
+        if given.json:
+            _print_json({"presets": {name: preset.to_json() for name, preset in presets.PRESETS.items()}})
+            return
+        for name, preset in presets.PRESETS.items():
+            print(f"{name}: {preset.about}", f"  {preset.command()}", sep="\n")
+        return
     from marl.envs import list_environments
 
     found = {"algorithms": sorted(registry.ALGORITHMS), "environments": list_environments()}

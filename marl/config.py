@@ -5,6 +5,7 @@ A setting is a dataclass field made by ``option``; nested dataclasses make dotte
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import math
@@ -118,7 +119,17 @@ def _read(name: str, kind: Any, text: str) -> Any:
         return tuple(_read(name, args[0], part) for part in text.split(",") if part)
     if kind is bool:
         return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()]
-    return kind(text)
+    return _integer(text) if kind is int else kind(text)
+
+
+def _integer(text: str) -> int:
+    """Whole numbers may be written 1e6 or 1_000_000; raises ``ValueError`` for others."""
+    with contextlib.suppress(ValueError):
+        return int(text)
+    number = float(text)
+    if not number.is_integer() or abs(number) >= 2**53:  # from there on a float does not hold every whole number
+        raise ValueError(text)
+    return int(number)
 
 
 def checked(name: str, kind: Any, value: Any) -> Any:

@@ -15,7 +15,10 @@ from marl.runfolder import RUNS, free_space, size
 
 DISTRIBUTION = "marl-reciprocity"
 
-RECORDED = ("torch", "numpy", "scipy", "gymnasium", "pettingzoo", "mpe2", "mujoco", "safetensors", "tensorboard")
+RECORDED = (
+    *("torch", "numpy", "scipy", "gymnasium", "pettingzoo", "mpe2", "mujoco", "safetensors", "tensorboard"),
+    "gymnasium-robotics",
+)
 """Distributions whose versions every run records: its numbers may depend on them."""
 
 MALLOC = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_ARENA_MAX", "LD_PRELOAD")
@@ -41,16 +44,22 @@ def report(runs: Path = RUNS) -> dict[str, Any]:
     Returns:
         ``versions``: distribution -> version or None. ``machine``: system, cores, torch's threads, CUDA device.
         ``required``: needs of the core that are not met, as pip writes them. ``extras``: name -> ``{"missing": [...],
-        "install": command}`` for each optional part. ``traps``: one line for each that was found. ``disk_free``: bytes
-        where runs go. ``malloc``: the variables that are set. ``ok``: nothing required is missing, no trap was found.
+        "install": command}`` for each optional part. ``starcraft``: what ``smac/*`` still needs, in order, each as
+        ``{"what": line, "commands": [...]}``. ``traps``: one line for each that was found. ``disk_free``: bytes where
+        runs go. ``malloc``: the variables that are set. ``ok``: nothing required is missing, no trap was found.
     """
+    from marl.envs import smac
+
     required, extras = _requirements()
     found = traps()
+    if wrong := smac.wrong_package():
+        found.append(f"{wrong.what}; {', then '.join(wrong.commands)}")
     return {
         "versions": versions(),
         "machine": _machine(),
         "required": required,
         "extras": extras,
+        "starcraft": [{"what": need.what, "commands": list(need.commands)} for need in smac.missing()],
         "traps": found,
         "runs": str(runs),
         "disk_free": free_space(runs),
@@ -64,7 +73,7 @@ def print_report(report: dict[str, Any]) -> None:
     machine = report["machine"]
     print("versions")
     for name, version in report["versions"].items():
-        print(f"  {name:<13}{version or 'missing'}")
+        print(f"  {name:<20}{version or 'missing'}")
     print("machine")
     print(f"  {machine['system']}, {machine['cores']} cores, torch uses {machine['torch_threads']} threads")
     print(f"  CUDA: {machine['cuda'] or 'none'}")
@@ -74,7 +83,12 @@ def print_report(report: dict[str, Any]) -> None:
     print("optional parts")
     for name, extra in report["extras"].items():
         missing = ", ".join(extra["missing"])
-        print(f"  {name:<13}" + (f"missing {missing}; {extra['install']}" if missing else "ready"))
+        print(f"  {name:<20}" + (f"missing {missing}; {extra['install']}" if missing else "ready"))
+    print(f"  {'smac/*':<20}" + ("missing the following, in this order" if report["starcraft"] else "ready"))
+    for need in report["starcraft"]:
+        print(f"    {need['what']}")
+        for command in need["commands"]:
+            print(f"      {command}")
     for need in report["required"]:
         print(f"missing: {need}; pip install {need!r}")
     for trap in report["traps"]:
@@ -94,10 +108,6 @@ def traps(version: Callable[[str], str | None] = installed) -> list[str]:
         found.append("mujoco 4.0.0 has a solver fault; pip uninstall mujoco, then pip install mujoco==3.4.0")
     if version("pygame") and version("pygame-ce"):
         found.append("pygame and pygame-ce overwrite each other; pip uninstall both, then pip install pygame-ce")
-    if version("smac"):
-        found.append(
-            "PyPI's smac is an optimiser, not StarCraft; pip uninstall smac and install SMAC from its repository"
-        )
     if mujoco and not version("imageio"):
         found.append("gymnasium's MuJoCo environments fail without imageio; pip install imageio")
     return found

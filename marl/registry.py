@@ -12,15 +12,23 @@ ALGORITHMS: dict[str, str] = {
     "ddpg": "marl.algos.ddpg:DDPG",
     "td3": "marl.algos.td3:TD3",
     "maddpg": "marl.algos.maddpg:MADDPG",
+    "qmix": "marl.algos.qmix:QMIX",
+    "mappo": "marl.algos.mappo:MAPPO",
+    "maptf": "marl.algos.maptf:MAPTF",
+    "maptf-mappo": "marl.algos.maptf_mappo:MAPTFMAPPO",
+    "dvm": "marl.algos.dvm:DVM",
 }
 """Name -> ``"module:Class"`` of a learner. Add your own before calling ``marl.train``."""
 
 ENVIRONMENTS: dict[str, str] = {
     "mpe": "marl.envs.mpe:FAMILY",
     "mujoco": "marl.envs.mujoco:FAMILY",
+    "mamujoco": "marl.envs.mamujoco:FAMILY",
     "gym": "marl.envs.gym:FAMILY",
     "pettingzoo": "marl.envs.pettingzoo:FAMILY",
     "probe": "marl.envs.probes:FAMILY",
+    "smax": "marl.envs.smax:FAMILY",
+    "smac": "marl.envs.smac:FAMILY",
 }
 """Family (the part of an environment's id before the slash) -> ``"module:object"`` of an ``EnvFamily``."""
 

@@ -22,13 +22,14 @@ from marl.checkpoint import Checkpoints, flatten
 from marl.plot import read_metrics
 from marl.runfolder import read_config
 
-SMALL = (
-    *("--hidden", "16,16", "--batch-size", "16", "--warmup", "45", "--threads", "1"),
-    *("--log-every", "12", "--checkpoint-every", "35", "--eval-every", "100", "--eval-episodes", "2"),
-    *("--buffer-size", "5000", "--quiet"),
+BRIEF = (
+    *("--hidden", "16,16", "--threads", "1", "--quiet", "--log-every", "12", "--checkpoint-every", "35"),
+    *("--eval-every", "100", "--eval-episodes", "2"),
 )
-"""Settings of a run that takes a second and does everything often. Checkpoints come in the middle of the warm-up, of
-MPE's episodes of 25 steps, and between rows of the log."""
+"""Settings of a run that takes a second and does everything often. Checkpoints come in the middle of MPE's episodes of
+25 steps, and between rows of the log."""
+SMALL = (*BRIEF, "--batch-size", "16", "--warmup", "45", "--buffer-size", "5000")
+"""The same for a learner with a replay; a checkpoint comes in the middle of the warm-up."""
 
 
 class Marl:

@@ -22,7 +22,8 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("marl.registry", "marl.population", "marl.envs.base"),
     ("marl.ops",),
     ("marl.modules",),
-    ("marl.replay", "marl.rollout", "marl.reciprocity"),
+    ("marl.replay", "marl.reciprocity"),
+    ("marl.rollout", "marl.episodes"),
     ("marl.algos",),
     (
         "marl.envs",
@@ -35,7 +36,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
         "marl.summary",
     ),
     ("marl.loop", "marl.evaluation"),
-    ("marl.recipe",),
+    ("marl.recipe", "marl.presets"),
     ("marl", "marl.api"),
     ("marl.cli", "marl.__main__"),
 )

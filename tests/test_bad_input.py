@@ -58,7 +58,7 @@ WRONG_VALUES = [
     ("--steps x", "--steps: expected int, got 'x'"),
     ("--steps 0", "steps: expected 1 or more, got 0"),
     ("--steps", "--steps: expected one argument"),
-    ("--seeds a", "--seeds: invalid int value: 'a'"),
+    ("--seeds a", "--seeds: expected int, got 'a'"),
     ("--seeds 1 1", "seeds: expected one or more different values, got [1, 1]"),
     ("--batch-size 0", "batch_size: expected 1 or more, got 0"),
     ("--hidden 64,x", "--hidden: expected int,..., got '64,x'"),
@@ -197,11 +197,11 @@ def test_a_new_end_before_the_present_step_is_refused(run, capsys):
     "arguments, answer",
     [
         (["evaluate", "--episodes", "0"], "episodes: expected 1 or more, got 0"),
-        (["evaluate", "--episodes", "x"], "--episodes: invalid int value: 'x'"),
+        (["evaluate", "--episodes", "x"], "--episodes: expected int, got 'x'"),
         (["evaluate", "--member", "1"], "member: expected 0 to 0, got 1"),
         (["plot", "--metric", "eval/retrun_mean"], "did you mean 'eval/return_mean'?"),
         (["plot", "--metric", "value/target_gap"], "has not recorded value/target_gap yet"),
-        (["resume", "--steps", "x"], "--steps: invalid int value: 'x'"),
+        (["resume", "--steps", "x"], "--steps: expected int, got 'x'"),
     ],
 )
 def test_a_bad_value_for_a_run_is_one_line(arguments, answer, run, capsys):

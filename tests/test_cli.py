@@ -155,7 +155,7 @@ def test_equal_weights_evaluate_equally_wherever_they_are_saved(run, capsys):
 
 def test_list_names_every_algorithm_and_environment(capsys):
     found = one_json(out(capsys, "list", "--json"))
-    assert found.keys() == {"algorithms", "environments"} and found["algorithms"] == ["ddpg", "maddpg", "td3"]
+    assert {"algorithms", "environments"} <= found.keys() and found["algorithms"] == sorted(registry.ALGORITHMS)
     wanted = {"mpe/simple_spread_v3", "mpe/simple_tag_v3", "mujoco/Hopper-v5", "gym/Pendulum-v1", "probe/team"}
     assert wanted <= set(found["environments"])
     words = out(capsys, "list")

@@ -10,12 +10,15 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from run_tools import SMALL, Marl, differences, metrics, run_marl, same, state, warm_up
+from run_tools import BRIEF, SMALL, Marl, differences, metrics, run_marl, same, state, warm_up
 
 from marl.checkpoint import Checkpoints, flatten
 from marl.envs import make_env
 
 PAIR = ("--reciprocity.kappa", "0.5", "--agents", "2", "--steps", "200")
+INDEX = ("mpe/simple_spread_v3", "--env.continuous", "no", "--steps", "200")
+UNLIKE = ("--seeds", "3", "--sweep", "reciprocity.kappa=0,0.5")
+CYCLE = ("--cycle-train", "40", "--cycle-distil", "20")
 TASKS = {
     "maddpg": ("maddpg", "mpe/simple_spread_v3", "--reciprocity.kappa", "0.5", "--steps", "200"),
     "population": (
@@ -30,7 +33,29 @@ TASKS = {
     "ddpg": ("ddpg", "mujoco/InvertedPendulum-v5", *PAIR),
     "td3": ("td3", "mujoco/Hopper-v5", *PAIR, "--reciprocity.adjacency", "knn", "--buffer-size", "90"),
     "td3 mpe": ("td3", "mpe/simple_spread_v3", "--steps", "200", "--reciprocity.kappa", "0.5"),
+    "mappo": ("mappo", *INDEX, "--rollout", "20", "--minibatches", "2", "--copies", "2", *UNLIKE),
+    "mappo with a memory": (
+        *("mappo", "mamujoco/Hopper-3x1", "--steps", "200", "--recurrent", "yes", "--rollout", "20", "--shared", "no"),
+        *("--reciprocity.kappa", "0.5", "--env.max_episode_steps", "30"),
+    ),
+    "qmix": ("qmix", *INDEX, "--batch-size", "2", "--update-every", "10", "--target-interval", "3", *UNLIKE),
+    "vdn": (
+        *("qmix", *INDEX, "--batch-size", "2", "--mixer", "vdn", "--shared", "no", "--td-lambda", "0.5"),
+        *("--copies", "2", "--buffer-size", "80", "--reciprocity.kappa", "0.5"),
+    ),
+    "maptf": ("maptf", "mpe/spread_assigned", "--steps", "200", "--reciprocity.kappa", "0.5"),
+    "maptf-mappo": ("maptf-mappo", *INDEX, "--rollout", "20", "--reciprocity.kappa", "0.5"),
+    "dvm": ("dvm", "mpe/spread_assigned", "--steps", "200", "--reciprocity.kappa", "0.5", *CYCLE),
+    "mamujoco": ("maddpg", "mamujoco/HalfCheetah-2x3", "--steps", "200", "--env.max_episode_steps", "30"),
 }
+
+
+def command(task):
+    """All that ``marl train`` is told for a task but its folder."""
+    algorithm, environment, *settings = TASKS[task]
+    return algorithm, environment, *(BRIEF if algorithm.endswith("mappo") else SMALL), *settings
+
+
 WORKERS = ("--workers", "2")
 
 
@@ -47,7 +72,7 @@ def never_stopped(tmp_path_factory):
     def run(task):
         if task not in made:
             folder = tmp_path_factory.mktemp("straight") / "run"
-            run_marl("train", *TASKS[task], *SMALL, "--run", folder, log=f"{folder}.log")
+            run_marl("train", *command(task), "--run", folder, log=f"{folder}.log")
             made[task] = folder
         return made[task]
 
@@ -62,7 +87,7 @@ def interrupted(task, folder, kills, workers=(), real=False, log="log"):
     """Train, killed ``kills`` times at random moments, then resumed to the end."""
     for i in range(kills):
         if i == 0:
-            process = Marl("train", *TASKS[task], *SMALL, *workers, "--run", folder, log=f"{folder}.{i}", real=real)
+            process = Marl("train", *command(task), *workers, "--run", folder, log=f"{folder}.{i}", real=real)
         else:
             process = Marl("resume", folder, "--quiet", log=f"{folder}.{i}", real=real)
         low = i * steps_of(task) // kills
@@ -74,7 +99,7 @@ def interrupted(task, folder, kills, workers=(), real=False, log="log"):
 def test_the_comparison_sees_every_part_of_the_state(never_stopped, tmp_path):
     folder = never_stopped("maddpg")
     other = tmp_path / "other"
-    run_marl("train", *TASKS["maddpg"], *SMALL, "--seeds", "1", "--run", other, log=tmp_path / "log")
+    run_marl("train", *command("maddpg"), "--seeds", "1", "--run", other, log=tmp_path / "log")
     found = differences(folder, other)
     for part in (
         *("/learner/actor/flat", "/learner/actor_optimizer", "/learner/explore", "/learner/reciprocity/space"),
@@ -123,7 +148,7 @@ def test_a_kill_while_a_checkpoint_is_written_costs_nothing(after, never_stopped
 
         marl.checkpoint.write_atomically = write_or_die
 
-    process = Marl("train", *TASKS["maddpg"], *SMALL, "--run", folder, log=tmp_path / "log", before=kill_later)
+    process = Marl("train", *command("maddpg"), "--run", folder, log=tmp_path / "log", before=kill_later)
     assert process.wait() == -signal.SIGKILL
     assert Checkpoints(folder / "checkpoints").load().step == (35 if after < 3 else 70)
     run_marl("resume", folder, "--quiet", log=tmp_path / "log")
@@ -139,7 +164,7 @@ def test_a_kill_during_the_very_first_evaluation_costs_nothing(never_stopped, tm
 
         marl.evaluation.Evaluator.__call__ = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 
-    process = Marl("train", *TASKS["maddpg"], *SMALL, "--run", folder, log=tmp_path / "log", before=die_in_evaluation)
+    process = Marl("train", *command("maddpg"), "--run", folder, log=tmp_path / "log", before=die_in_evaluation)
     assert process.wait() == -signal.SIGKILL
     run_marl("resume", folder, "--quiet", log=tmp_path / "log")
     assert differences(never_stopped("maddpg"), folder) == []
@@ -148,7 +173,7 @@ def test_a_kill_during_the_very_first_evaluation_costs_nothing(never_stopped, tm
 @pytest.mark.parametrize("number, moment", [(signal.SIGINT, 24), (signal.SIGTERM, 60)])
 def test_a_stop_request_saves_says_so_in_one_line_and_exits_with_130(number, moment, never_stopped, tmp_path):
     folder = tmp_path / "run"
-    process = Marl("train", *TASKS["ddpg"], *SMALL, "--run", folder, log=tmp_path / "log")
+    process = Marl("train", *command("ddpg"), "--run", folder, log=tmp_path / "log")
     assert process.kill_at(folder, moment, number=number) == 130
     (line,) = process.err.splitlines()
     step = int(
@@ -161,12 +186,12 @@ def test_a_stop_request_saves_says_so_in_one_line_and_exits_with_130(number, mom
 
 def test_more_steps_go_on_to_where_a_longer_run_would_be(never_stopped, tmp_path):
     folder = tmp_path / "run"
-    run_marl("train", *TASKS["maddpg"], *SMALL, "--run", folder, "--steps", "200", log=tmp_path / "log")
+    run_marl("train", *command("maddpg"), "--run", folder, "--steps", "200", log=tmp_path / "log")
     run_marl("resume", folder, "--quiet", "--steps", "200", log=tmp_path / "log")
     assert differences(never_stopped("maddpg"), folder) == []
     # Where the shorter run does not end at an evaluation, its closing evaluation stays in the log, and nothing else.
     other = tmp_path / "other"
-    run_marl("train", *TASKS["maddpg"], *SMALL, "--run", other, "--steps", "130", log=tmp_path / "log")
+    run_marl("train", *command("maddpg"), "--run", other, "--steps", "130", log=tmp_path / "log")
     run_marl("resume", other, "--quiet", "--steps", "200", log=tmp_path / "log")
     assert differences(never_stopped("maddpg"), other) == ["metrics.csv"]
     extra = [row for row in metrics(other) if row not in metrics(folder)]

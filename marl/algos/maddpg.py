@@ -5,7 +5,7 @@ Actions are continuous, or discrete through the straight-through Gumbel-softmax.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -105,8 +105,8 @@ class MADDPG:
             action = action if self.action_mask is None else action * self.action_mask[:, None]
         return Acted(action)
 
-    def update(self, batch: Batch) -> Metrics:
-        """One gradient step of every critic and actor, and of their targets."""
+    def update(self, batch: Batch, further: Callable[[Tensor], Tensor] | None = None) -> Metrics:
+        """One gradient step of every critic and actor, and of their targets; ``further``: see ``compute_loss_pi``."""
         if self.discrete:
             batch = batch._replace(action=one_hot(batch.action, self.action_size).float())
         target = self.compute_target(batch)
@@ -115,7 +115,7 @@ class MADDPG:
         critic_norm = self.critic_optimizer.step(sum_of_means(critic_loss))
 
         noise = gumbel(self.relaxation.uniform(*batch.action.shape[1:])) if self.discrete else None
-        actor_loss = self.compute_loss_pi(batch, noise)
+        actor_loss = self.compute_loss_pi(batch, noise, further)
         actor_norm = self.actor_optimizer.step(sum_of_means(actor_loss))
 
         self.target_critic.follow(self.critic, self.tau)
@@ -139,18 +139,22 @@ class MADDPG:
         value = self.reciprocity(values, joint(batch.next_obs))
         return td_target(batch.reward, self.gamma, batch.terminated, value)
 
-    def compute_loss_pi(self, batch: Batch, noise: Tensor | None) -> Tensor:
+    def compute_loss_pi(
+        self, batch: Batch, noise: Tensor | None, further: Callable[[Tensor], Tensor] | None = None
+    ) -> Tensor:
         """``-Q_i(s, a_1, ..., mu_i(o_i), ..., a_N) + action_l2 |output|^2``: ``[P, N, B]``.
 
         Args:
             batch: its actions are those that were taken, as vectors.
             noise: Gumbel noise ``[P, N, B, A]`` for discrete actions.
+            further: another loss to add, ``[P, N, B]``, of the actors' outputs ``[P, N, B, A]``.
         """
         output = self.actor_output(self.actor, batch.obs, batch.avail)
         action = torch.tanh(output) if noise is None else gumbel_softmax(output, noise)
         actions = torch.where(self.others, batch.action.unsqueeze(1), action.unsqueeze(1))  # [P, N_i, N, B, A]
         q = self.critic(joint_input(batch.obs, actions, self.critic.networks == 1))
-        return self.action_l2 * self.mean_square(output) - q
+        loss = self.action_l2 * self.mean_square(output) - q
+        return loss if further is None else loss + further(output)
 
     def mean_square(self, output: Tensor) -> Tensor:
         """Mean over an agent's own components of the squared output: ``[P, N, B]``."""

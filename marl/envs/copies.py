@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -20,7 +20,10 @@ from marl.types import State
 
 
 class Copy(Protocol):
-    """One copy of a foreign environment. It is seeded once, when it is built, and draws on from there."""
+    """One copy of a foreign environment. It is seeded once, when it is built, and draws on from there.
+
+    Where its spec has ``masked``, ``state_size`` or ``outcomes`` it is ``Masked``, ``Stated`` or ``Scored`` as well.
+    """
 
     spec: EnvSpec
 
@@ -50,19 +53,82 @@ class Copy(Protocol):
     def close(self) -> None: ...
 
 
+class Masked(Protocol):
+    """A copy in which not every discrete action may be taken at every moment."""
+
+    def avail(self) -> np.ndarray:
+        """``[N, A]`` bool, the actions that may be taken now, one or more of each agent; also at an episode's end."""
+
+
+class Stated(Protocol):
+    """A copy with a global state."""
+
+    def state(self) -> np.ndarray:
+        """``[S]``, the state now, also at an episode's end."""
+
+
+class Scored(Protocol):
+    """A copy whose episodes come out one way or another."""
+
+    def outcome(self) -> np.ndarray:
+        """``[len(spec.outcomes)]``, how the episode went; called at its end."""
+
+
+class Dead(Exception):
+    """Raised by a copy whose game has died: its worker process ends, and is started again as one that crashed."""
+
+
 Build: TypeAlias = Callable[[int], Copy]
 """Makes a copy from its seed. Worker processes need one that pickles: a class, or ``functools.partial`` of one."""
 
 
-class Moment(NamedTuple):
-    """One step of K copies, as ``marl.envs.base.Step`` has it; ``lost`` is ``[K]``, the rest ``[K, n, ...]``."""
+class Sight(NamedTuple):
+    """What K copies show at one moment.
+
+    Attributes:
+        obs: ``[K, n, D]`` float32.
+        avail: ``[K, n, A]`` bool; None unless ``spec.masked``.
+        state: ``[K, S]`` float32; None unless ``spec.state_size``.
+    """
 
     obs: np.ndarray
-    next_obs: np.ndarray
+    avail: np.ndarray | None
+    state: np.ndarray | None
+
+    @classmethod
+    def blank(cls, spec: EnvSpec, k: int) -> Sight:
+        """Zeros, and every action that an agent has: what is shown of agents and copies of which nothing is known."""
+        return cls(
+            np.zeros((k, spec.n_agents, spec.obs_size), np.float32),
+            np.repeat(spec.action_mask.numpy()[None], k, axis=0) if spec.masked else None,
+            np.zeros((k, spec.state_size), np.float32) if spec.state_size else None,
+        )
+
+    def take(self, where: Any, other: Sight) -> None:
+        """Copy what ``other`` shows of some copies."""
+        for mine, theirs in zip(self, other, strict=True):
+            if mine is not None and theirs is not None:
+                mine[where] = theirs[where]
+
+
+class Moment(NamedTuple):
+    """One step of K copies, as ``marl.envs.base.Step`` has it.
+
+    Attributes:
+        now: what to act on next.
+        after: what the action led to; equal to ``now`` unless the episode ended.
+        reward, terminated: ``[K, n]``.
+        done, lost: ``[K]``, of the whole copy.
+        outcome: ``[K, len(spec.outcomes)]`` float32, zeros where no episode ended.
+    """
+
+    now: Sight
+    after: Sight
     reward: np.ndarray
     terminated: np.ndarray
     done: np.ndarray
     lost: np.ndarray
+    outcome: np.ndarray
 
 
 class Pool(Protocol):
@@ -75,7 +141,7 @@ class Pool(Protocol):
     spec: EnvSpec
     restarts: np.ndarray
 
-    def reset(self) -> np.ndarray: ...
+    def reset(self) -> Sight: ...
 
     def step(self, action: np.ndarray) -> Moment: ...
 
@@ -108,36 +174,37 @@ class LocalPool:
         self.due = np.ones(len(seeds), bool)
         self.gone = np.zeros((len(seeds), self.spec.n_agents), bool)
 
-    def reset(self) -> np.ndarray:
-        """``[K, n, D]``, the first observations of new episodes."""
-        obs = self._blank()
+    def reset(self) -> Sight:
+        """The first moments of new episodes."""
+        now = Sight.blank(self.spec, len(self.copies))
         for k in range(len(self.copies)):
-            self._begin(k, obs[k])
-        return obs
+            self._begin(k, now)
+        return now
 
     def step(self, action: np.ndarray) -> Moment:
-        """Advance every copy; ``action`` is ``[K, n, A]`` or ``[K, n]``. ``next_obs`` of lost transitions is zero."""
-        obs, next_obs = self._blank(), self._blank()
+        """Advance every copy; ``action`` is ``[K, n, A]`` or ``[K, n]``. ``after`` is blank for lost transitions."""
+        now, after = (Sight.blank(self.spec, len(self.copies)) for _ in range(2))
         reward = np.zeros(self.gone.shape, np.float32)
-        terminated, done = np.zeros_like(self.gone), np.zeros_like(self.gone)
-        lost = self.due.copy()
+        terminated = np.zeros_like(self.gone)
+        done, lost = self.due.copy(), self.due.copy()
+        outcome = np.zeros((len(self.copies), len(self.spec.outcomes)), np.float32)
         for k, copy in enumerate(self.copies):
-            if self.due[k]:
-                done[k] = True
-                self._begin(k, obs[k])
+            if lost[k]:
+                self._begin(k, now)
                 continue
-            seen, reward[k], ended, truncated = copy.step(action[k])
-            _pad(seen, next_obs[k])
-            next_obs[k, self.gone[k]] = 0
+            obs, reward[k], ended, truncated = copy.step(action[k])
+            self._show(k, obs, after)
             reward[k, self.gone[k]] = 0
             self.gone[k] |= ended
             terminated[k] = self.gone[k]
-            if truncated or self.gone[k].all():
-                done[k] = True
-                self._begin(k, obs[k])
+            done[k] = truncated or self.gone[k].all()
+            if done[k]:
+                if self.spec.outcomes:
+                    outcome[k] = cast(Scored, copy).outcome()
+                self._begin(k, now)
             else:
-                obs[k] = next_obs[k]
-        return Moment(obs, next_obs, reward, terminated, done, lost)
+                now.take(k, after)
+        return Moment(now, after, reward, terminated, done, lost, outcome)
 
     def states(self) -> list[State]:
         """One state per copy; the copy's own part is empty where it cannot be saved."""
@@ -168,19 +235,21 @@ class LocalPool:
         for copy in self.copies:
             copy.close()
 
-    def _blank(self) -> np.ndarray:
-        return np.zeros((len(self.copies), self.spec.n_agents, self.spec.obs_size), np.float32)
-
-    def _begin(self, k: int, out: np.ndarray) -> None:
+    def _begin(self, k: int, into: Sight) -> None:
         self.due[k] = False
         self.gone[k] = False
-        _pad(self.copies[k].reset(), out)
+        self._show(k, self.copies[k].reset(), into)
 
-
-def _pad(seen: Sequence[np.ndarray], out: np.ndarray) -> None:
-    """Write observations of different widths into the zeros ``out [n, D]``."""
-    for row, one in zip(out, seen, strict=True):
-        row[: len(one)] = one
+    def _show(self, k: int, obs: Sequence[np.ndarray], into: Sight) -> None:
+        """Write what copy k shows into ``into``, which is blank there; agents that are gone see nothing."""
+        copy, there = self.copies[k], ~self.gone[k]
+        for row, one, present in zip(into.obs[k], obs, there, strict=True):
+            if present:
+                row[: len(one)] = one
+        if into.avail is not None:
+            into.avail[k, there] = cast(Masked, copy).avail()[there]
+        if into.state is not None:
+            into.state[k] = cast(Stated, copy).state()
 
 
 def copy_seeds(seeds: Sequence[int], copies: int, learners: int = 1) -> list[int]:
@@ -219,37 +288,55 @@ class CopiesEnv(VectorEnv):
                 obs_sizes=spec.obs_sizes * learners,
                 action_sizes=spec.action_sizes * learners,
                 independent=True,
+                state_size=0,  # there is a world for each learner, not one for all
+                outcomes=(),
             )
         self.spec = spec
-        self._obs = np.zeros((members * learners * copies, pool.spec.n_agents, spec.obs_size), np.float32)
+        self._now = Sight.blank(pool.spec, members * learners * copies)
         self._events: list[str] = []
 
     def reset(self) -> Tensor:
-        self._obs = self.pool.reset()
-        return self._fold(self._obs)
+        self._now = self.pool.reset()
+        return self._fold(self._now.obs)
+
+    def avail(self) -> Tensor | None:
+        return None if self._now.avail is None else self._fold(self._now.avail)
+
+    def state(self) -> Tensor | None:
+        return self._whole(self._now.state) if self.spec.state_size else None
 
     def step(self, action: Tensor) -> Step:
         per_copy = action.unflatten(1, (self.learners, -1)).transpose(2, 3).flatten(0, 2)
-        moment = self.pool.step(per_copy.contiguous().numpy())
-        lost = None
-        if moment.lost.any():
-            moment.next_obs[moment.lost] = self._obs[moment.lost]
-            lost = self._fold(np.repeat(moment.lost[:, None], self.pool.spec.n_agents, axis=1))
-        self._obs = moment.obs
-        obs, next_obs, reward, terminated, done = map(self._fold, moment[:-1])
-        return Step(obs, next_obs, reward, terminated, done, lost)
+        now, after, reward, terminated, done, lost, outcome = self.pool.step(per_copy.contiguous().numpy())
+        after.take(lost, self._now)
+        self._now = now
+        return Step(
+            self._fold(now.obs),
+            self._fold(after.obs),
+            self._fold(reward),
+            self._fold(terminated),
+            self._each(done),
+            self._each(lost) if lost.any() else None,
+            self.avail(),
+            None if after.avail is None else self._fold(after.avail),
+            self.state(),
+            self._whole(after.state) if self.spec.state_size else None,
+            self._whole(outcome) if self.spec.outcomes else None,
+        )
 
     def state_dict(self) -> State:
+        seen = {name: torch.from_numpy(x.copy()) for name, x in self._now._asdict().items() if x is not None}
         return {
-            "obs": torch.from_numpy(self._obs.copy()),
+            **seen,
             "restarts": torch.from_numpy(self.pool.restarts.copy()),
             "copies": {str(k): state for k, state in enumerate(self.pool.states())},
         }
 
     def load_state_dict(self, state: State) -> None:
-        self._obs = state["obs"].numpy().copy()
+        seen = {name: state[name].numpy().copy() for name in Sight._fields if name in state}
+        self._now = Sight(seen["obs"], seen.get("avail"), seen.get("state"))
         self.pool.restarts[:] = state["restarts"].numpy()
-        self.pool.load([state["copies"][str(k)] for k in range(len(self._obs))])
+        self.pool.load([state["copies"][str(k)] for k in range(len(self._now.obs))])
         if not self.spec.exact_state:
             self._events.append(f"{self.spec.id} cannot save its state: every copy begins a new episode")
 
@@ -268,6 +355,14 @@ class CopiesEnv(VectorEnv):
         """``[P * G * E, n, ...]`` to ``[P, G * n, E, ...]``, in memory of its own."""
         split = torch.from_numpy(array).unflatten(0, (self.members, self.learners, self.copies))
         return split.transpose(2, 3).flatten(1, 2).clone(memory_format=torch.contiguous_format)
+
+    def _each(self, flags: np.ndarray) -> Tensor:
+        """What is said of whole copies ``[P * G * E]``, to every agent of theirs: ``[P, G * n, E]``."""
+        return self._fold(np.repeat(flags[:, None], self.pool.spec.n_agents, axis=1))
+
+    def _whole(self, array: Any) -> Tensor:
+        """What copies hold once for all their agents, ``[P * E, ...]`` to ``[P, E, ...]``, in memory of its own."""
+        return torch.from_numpy(array).unflatten(0, (self.members, self.copies)).clone()
 
 
 def generator_state(generator: np.random.Generator | np.random.RandomState) -> State:

@@ -18,12 +18,15 @@ import numpy as np
 import torch
 
 from marl.envs.base import EnvSpec
-from marl.envs.copies import Build, CopiesEnv, LocalPool, Moment, Pool, copy_seeds
+from marl.envs.copies import Build, CopiesEnv, Dead, LocalPool, Moment, Pool, Sight, copy_seeds
 from marl.streams import derive
 from marl.types import State, UserError
 
 START_TIMEOUT = 300.0
 """Seconds that a new process may take to import its libraries and build its copies on a busy machine."""
+
+CLOSE_TIMEOUT = 5.0
+"""Seconds that a worker may take to close its copies before it is killed."""
 
 
 def make_copies(
@@ -83,7 +86,12 @@ class Worker:
         return answer
 
     def stop(self) -> None:
+        """End the process and those that it started, such as a game's."""
         self.connection.close()
+        pid = self.process.pid
+        if pid and hasattr(os, "killpg"):
+            with contextlib.suppress(OSError):  # all gone, or not yet a group of its own
+                os.killpg(pid, signal.SIGKILL)
         self.process.kill()
         self.process.join()
 
@@ -120,12 +128,13 @@ class WorkerPool:
             self.close()
             raise
 
-    def reset(self) -> np.ndarray:
-        return np.concatenate(self._all("reset", [()] * len(self.workers)))
+    def reset(self) -> Sight:
+        sight: Sight = _join(self._all("reset", [()] * len(self.workers)))
+        return sight
 
     def step(self, action: np.ndarray) -> Moment:
-        parts = self._all("step", [(action[part],) for part in self.slices])
-        return Moment(*map(np.concatenate, zip(*parts, strict=True)))
+        moment: Moment = _join(self._all("step", [(action[part],) for part in self.slices]))
+        return moment
 
     def states(self) -> list[State]:
         return [state for part in self._all("states", [()] * len(self.workers)) for state in part]
@@ -146,6 +155,10 @@ class WorkerPool:
 
     def close(self) -> None:
         for worker in self.workers:
+            worker.send("close")
+        for worker in self.workers:
+            with contextlib.suppress(Lost, RuntimeError, UserError):
+                worker.receive(CLOSE_TIMEOUT)
             worker.stop()
 
     def _all(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
@@ -184,6 +197,13 @@ class WorkerPool:
         )
 
 
+def _join(parts: Sequence[Any]) -> Any:
+    """The copies of several workers one after the other, in every array of ``Sight`` and ``Moment``."""
+    if isinstance(parts[0], tuple):
+        return type(parts[0])(*map(_join, zip(*parts, strict=True)))
+    return None if parts[0] is None else np.concatenate(parts)
+
+
 def _context() -> Any:
     """Processes forked from a clean server that has torch imported already, where the system has such."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
@@ -199,6 +219,8 @@ _CONTEXT = _context()
 def _serve(connection: Connection, job: bytes) -> None:
     """The life of a worker process: build the copies, then answer calls until the pipe or the parent ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    if hasattr(os, "setsid"):
+        os.setsid()  # a group of its own, with every process that its copies start
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
     threading.Thread(target=_die_with_parent, daemon=True).start()
@@ -210,7 +232,7 @@ def _serve(connection: Connection, job: bytes) -> None:
             connection.send_bytes(pickle.dumps(("answer", answer)))
             method, arguments = pickle.loads(connection.recv_bytes())
             answer = getattr(pool, method)(*arguments)
-    except (EOFError, BrokenPipeError, ConnectionResetError):
+    except (EOFError, BrokenPipeError, ConnectionResetError, Dead):
         return
     except UserError as error:
         connection.send_bytes(pickle.dumps(("user", str(error))))
@@ -219,8 +241,10 @@ def _serve(connection: Connection, job: bytes) -> None:
 
 
 def _die_with_parent() -> None:
-    """A hung environment must not outlive a parent that was killed."""
+    """A hung environment, or a game that it started, must not outlive a parent that was killed."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
+        if hasattr(os, "killpg"):
+            os.killpg(0, signal.SIGKILL)
         os._exit(1)

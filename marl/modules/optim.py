@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from marl.modules.stacked import StackedMLP
+from marl.modules.stacked import Stacked
 from marl.types import State
 
 
@@ -21,7 +23,7 @@ class StackedAdam:
         max_norm: gradients of a network whose Euclidean norm is larger are scaled down to it; None: never.
     """
 
-    def __init__(self, module: StackedMLP, lr: Tensor, max_norm: float | None = None) -> None:
+    def __init__(self, module: Stacked, lr: Tensor, max_norm: float | None = None) -> None:
         self.flat = module.flat
         self.max_norm = max_norm
         rates = lr.flatten().tolist()
@@ -36,7 +38,10 @@ class StackedAdam:
 
     def step(self, loss: Tensor) -> Tensor:
         """Differentiate ``loss``, clip, move the parameters; the gradients' norms before clipping, ``[P, N]``."""
-        gradients = torch.autograd.grad(loss, self.flat.parameters)
+        return self.apply(torch.autograd.grad(loss, self.flat.parameters))
+
+    def apply(self, gradients: Sequence[Tensor]) -> Tensor:
+        """The same with the parameters' gradients at hand."""
         torch.cat([g.flatten(2) for g in gradients], dim=-1, out=self.flat.grad)
         norm = torch.linalg.vector_norm(self.flat.grad, dim=-1)
         if self.max_norm is not None:
@@ -52,3 +57,9 @@ class StackedAdam:
         saved = self.adam.state_dict()
         saved["state"] = {int(i): {k: v.clone() for k, v in s.items()} for i, s in state.items()}
         self.adam.load_state_dict(saved)
+
+
+def step_together(loss: Tensor, optimizers: Sequence[StackedAdam]) -> list[Tensor]:
+    """One step of every optimizer on a loss that all their modules share, differentiated once; the norms of each."""
+    gradients = iter(torch.autograd.grad(loss, [p for o in optimizers for p in o.flat.parameters]))
+    return [o.apply([next(gradients) for _ in o.flat.parameters]) for o in optimizers]

@@ -10,14 +10,40 @@ import copy
 import itertools
 import math
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from marl.streams import Streams
 
-ModuleT = TypeVar("ModuleT", bound="StackedMLP")
+ModuleT = TypeVar("ModuleT", bound="Stacked")
+
+
+class Stacked(nn.Module):
+    """Base of modules whose parameters live in one tensor: a subclass ends its ``__init__`` with ``self.flatten()``.
+
+    Attributes:
+        flat: the parameters, ``[P, N, K]``.
+    """
+
+    flat: Flat
+
+    def flatten(self) -> None:
+        """Move the parameters, each ``[P, N, ...]``, into one tensor that they view from then on."""
+        self.flat = Flat(self)
+
+    def target_copy(self: ModuleT) -> ModuleT:
+        """A copy with parameters of its own that takes no gradient."""
+        twin = copy.deepcopy(self)
+        twin.requires_grad_(False)
+        twin.flatten()
+        return twin
+
+    @torch.no_grad()
+    def follow(self: ModuleT, online: ModuleT, tau: Tensor) -> None:
+        """Move every parameter the fraction ``tau`` (``[P, 1, 1]``) towards ``online``'s (Polyak averaging)."""
+        self.flat.data.lerp_(online.flat.data, tau)
 
 
 class StackedLinear(nn.Module):
@@ -28,13 +54,20 @@ class StackedLinear(nn.Module):
         networks: N, networks per member.
         n_in: input width.
         n_out: output width.
+        gain: start with orthonormal rows or columns of weights times ``gain`` and biases of 0 instead (Saxe et al.
+            2014).
     """
 
-    def __init__(self, init: Streams, networks: int, n_in: int, n_out: int) -> None:
+    def __init__(self, init: Streams, networks: int, n_in: int, n_out: int, gain: float | None = None) -> None:
         super().__init__()
-        bound = 1 / math.sqrt(n_in)
-        self.weight = nn.Parameter((2 * init.uniform(networks, n_in, n_out) - 1) * bound)
-        self.bias = nn.Parameter((2 * init.uniform(networks, 1, n_out) - 1) * bound)
+        if gain is None:
+            bound = 1 / math.sqrt(n_in)
+            weight = (2 * init.uniform(networks, n_in, n_out) - 1) * bound
+            bias = (2 * init.uniform(networks, 1, n_out) - 1) * bound
+        else:
+            weight = orthonormal(init.normal(networks, n_in, n_out)) * gain
+            bias = weight.new_zeros(len(init), networks, 1, n_out)
+        self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
 
     def forward(self, x: Tensor, pick: slice = slice(None)) -> Tensor:
         """``[P * N, B, in]`` -> ``[P * N, B, out]``; ``pick`` takes part of a member's networks."""
@@ -44,8 +77,17 @@ class StackedLinear(nn.Module):
         return torch.baddbmm(bias, x, weight)
 
 
-class StackedMLP(nn.Module):
-    """P x N multi-layer perceptrons with ReLU between layers and a linear end.
+def orthonormal(normal: Tensor) -> Tensor:
+    """From matrices ``[..., n, m]`` of standard normal numbers, uniformly distributed ones whose shorter side's vectors
+    are orthonormal (Mezzadri 2007: the factor Q, its signs made those of R's diagonal)."""
+    wide = normal.shape[-2] < normal.shape[-1]
+    q, r = torch.linalg.qr(normal.mT if wide else normal)
+    q = q * r.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2)
+    return (q.mT if wide else q).contiguous()
+
+
+class StackedMLP(Stacked):
+    """P x N multi-layer perceptrons with a linear end.
 
     With ``networks = 1`` the agents of the input share the network: they are folded into the rows.
 
@@ -53,15 +95,27 @@ class StackedMLP(nn.Module):
         init: the members' random streams.
         networks: N, or 1 to share.
         sizes: widths from the input to the output.
+        activation: between layers, ``"relu"`` or ``"tanh"``.
+        gains: one for each layer, for orthogonal initialisation (see ``StackedLinear``).
     """
 
-    def __init__(self, init: Streams, networks: int, sizes: Sequence[int]) -> None:
+    def __init__(
+        self,
+        init: Streams,
+        networks: int,
+        sizes: Sequence[int],
+        activation: Literal["relu", "tanh"] = "relu",
+        gains: Sequence[float] | None = None,
+    ) -> None:
         super().__init__()
         self.networks = networks
+        self.activation = {"relu": torch.relu_, "tanh": torch.tanh_}[activation]
+        each = [None] * (len(sizes) - 1) if gains is None else gains
         self.layers = nn.ModuleList(
-            StackedLinear(init, networks, n_in, n_out) for n_in, n_out in itertools.pairwise(sizes)
+            StackedLinear(init, networks, n_in, n_out, gain)
+            for (n_in, n_out), gain in zip(itertools.pairwise(sizes), each, strict=True)
         )
-        self.flat = Flat(self)
+        self.flatten()
 
     def forward(self, x: Tensor) -> Tensor:
         """``[P, N, B, in]`` -> ``[P, N, B, out]``."""
@@ -73,20 +127,8 @@ class StackedMLP(nn.Module):
         networks = len(range(self.networks)[pick])
         x = x.reshape(members * networks, -1, x.shape[-1])
         for layer in self.layers[:-1]:
-            x = torch.relu_(layer(x, pick))  # in place: a view here would make autograd copy
+            x = self.activation(layer(x, pick))  # in place: a view here would make autograd copy
         return self.layers[-1](x, pick).view(members, agents, rows, -1)
-
-    def target_copy(self: ModuleT) -> ModuleT:
-        """A copy with parameters of its own that takes no gradient."""
-        twin = copy.deepcopy(self)
-        twin.requires_grad_(False)
-        twin.flat = Flat(twin)
-        return twin
-
-    @torch.no_grad()
-    def follow(self, online: StackedMLP, tau: Tensor) -> None:
-        """Move every parameter the fraction ``tau`` (``[P, 1, 1]``) towards ``online``'s (Polyak averaging)."""
-        self.flat.data.lerp_(online.flat.data, tau)
 
 
 class Flat:

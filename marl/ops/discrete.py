@@ -4,15 +4,37 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot, softmax
+from torch.nn.functional import log_softmax, one_hot, softmax
 
 MASKED = -1e9
 """The logit of an action that an agent does not have: its probability is exactly 0 in float32."""
 
 
 def mask_logits(logits: Tensor, mask: Tensor) -> Tensor:
-    """Logits ``[P, N, B, A]`` with those outside ``mask`` (``[N, A]``) put out of reach."""
-    return logits.masked_fill(~mask[:, None], MASKED)
+    """Logits ``[P, N, ..., A]`` with those outside ``mask`` (``[N, A]``, or of the logits' shape) put out of reach."""
+    return logits.masked_fill(~per_agent(mask, logits), MASKED)
+
+
+def per_agent(mask: Tensor, like: Tensor) -> Tensor:
+    """A mask ``[N, A]`` with dimensions of 1 between, so that it broadcasts to ``like``, ``[P, N, ..., A]``; any other
+    mask as it is."""
+    return mask.view(len(mask), *[1] * (like.dim() - 3), -1) if mask.dim() == 2 else mask
+
+
+def log_prob(logits: Tensor, action: Tensor) -> Tensor:
+    """Log-probability of each action: ``[..., A]`` and int64 ``[...]`` -> ``[...]``."""
+    return log_softmax(logits, dim=-1).gather(-1, action.unsqueeze(-1)).squeeze(-1)
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """Entropy in nats: ``[..., A]`` -> ``[...]``; logits must be finite, as ``MASKED`` is."""
+    logp = log_softmax(logits, dim=-1)
+    return -(logp.exp() * logp).sum(-1)
+
+
+def sample(logits: Tensor, uniform: Tensor) -> Tensor:
+    """Draw an action from softmax(logits) with numbers uniform on [0, 1): both ``[..., A]`` -> int64 ``[...]``."""
+    return (logits + gumbel(uniform)).argmax(dim=-1)
 
 
 def gumbel(uniform: Tensor) -> Tensor:

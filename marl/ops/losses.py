@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -12,3 +13,52 @@ def sum_of_means(x: Tensor) -> Tensor:
         x: ``[P, N, B]`` a loss for each row.
     """
     return x.sum() / x.shape[-1]
+
+
+def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the rows that count, ``[P, N]``; 0 for a network without any.
+
+    Args:
+        x: ``[P, N, ...]``; rows may have several dimensions.
+        mask: bool, of a shape that expands to x's; False where a row is padding.
+    """
+    mask = mask.expand_as(x)
+    return x.masked_fill(~mask, 0.0).flatten(2).sum(-1) / mask.flatten(2).sum(-1).clamp(min=1)
+
+
+def masked_mean_sum(x: Tensor, mask: Tensor) -> Tensor:
+    """``masked_mean``, then sum over P and N: the loss of stacked networks on padded batches."""
+    return masked_mean(x, mask).sum()
+
+
+def clipped_surrogate(logp: Tensor, old_logp: Tensor, advantage: Tensor, clip: Tensor) -> Tensor:
+    """``-min(ratio A, clamp(ratio, 1 - clip, 1 + clip) A)`` for each row (Schulman et al. 2017, equation 7).
+
+    Args:
+        logp, old_logp: ``[P, N, ...]`` log-probabilities of the actions taken, now and when they were taken.
+        advantage: ``[P, N, ...]``.
+        clip: of each member, with as many dimensions: ``[P, 1, ...]``.
+    """
+    ratio = (logp - old_logp).exp()
+    return -torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
+
+
+def clipped_value_loss(value: Tensor, old_value: Tensor, target: Tensor, clip: Tensor, delta: float | None) -> Tensor:
+    """The larger of the errors of v and of v kept within ``clip`` of its old value, for each row (Yu et al. 2022).
+
+    Args:
+        value, old_value, target: ``[P, N, ...]``.
+        clip: of each member, with as many dimensions: ``[P, 1, ...]``.
+        delta: see ``huber``.
+    """
+    near = old_value + (value - old_value).clamp(-clip, clip)
+    return torch.maximum(huber(value - target, delta), huber(near - target, delta))
+
+
+def huber(error: Tensor, delta: float | None) -> Tensor:
+    """Half the square of ``error`` up to ``delta``, from there on a line of slope ``delta``; None: half the square."""
+    square = error.square() / 2
+    if delta is None:
+        return square
+    size = error.abs()
+    return torch.where(size <= delta, square, delta * (size - delta / 2))

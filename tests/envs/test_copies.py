@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import numpy as np
 import pytest
 import torch
-from toy_copies import Toy
+from toy_copies import Duel, Toy
 
 from marl.envs import EnvSpec
 from marl.envs.check import check_env
@@ -137,6 +138,104 @@ def test_without_an_exact_state_loading_says_so_and_the_transition_is_lost() -> 
     assert step.obs[0, 0, 0, 0] == 0
     step = other.step(zeros(env))
     assert step.lost is None and step.obs[0, 0, 0, 0] == 1
+
+
+def duel(exact: bool = True) -> CopiesEnv:
+    """P = 2, E = 3."""
+    return make_copies(functools.partial(Duel, exact=exact), seeds=[0, 1], copies=3)
+
+
+def stay(env: CopiesEnv) -> torch.Tensor:
+    return torch.zeros(env.members, env.spec.n_agents, env.copies, dtype=torch.int64)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_copies_with_masks_and_states_keep_the_contract(exact: bool) -> None:
+    check_env(lambda seeds: make_copies(functools.partial(Duel, exact=exact), seeds=seeds, copies=2))
+
+
+def test_masks_and_states_are_those_of_the_moment_and_of_the_true_successor() -> None:
+    env = duel()
+    view = env.start()
+    even, odd = [[True, True, False], [True, False, True]], [[True, False, False]] * 2
+    assert view.avail is not None and view.avail.shape == (2, 2, 3, 3) and view.avail[1, :, 2].tolist() == even
+    assert view.state is not None and view.state.shape == (2, 3, 2)
+    assert torch.equal(view.state[..., 1], view.obs[:, 1, :, 0])  # the number that agent 1 sees, of the same copy
+    for time in (1, 2, 3):
+        step = env.step(stay(env))
+        assert step.avail is not None and step.state is not None
+        assert step.avail[0, 0, 0].tolist() == (odd if time % 2 else even)[0]
+        assert torch.equal(step.next_avail, step.avail) and torch.equal(step.next_state, step.state)
+        assert (step.state[..., 0] == time).all()
+        if time == 3:  # agent 1 left at step 2: whatever it might do means nothing, so nothing of its own is forbidden
+            assert step.avail[0, 1, 0].tolist() == [True, True, True]
+    step = env.step(stay(env))
+    assert (step.next_state[..., 0] == 4).all() and (step.state[..., 0] == 0).all()
+    assert step.next_avail[0, 0, 0].tolist() == even[0] and step.avail[0, :, 0].tolist() == even
+    assert torch.equal(env.avail(), step.avail) and torch.equal(env.state(), step.state)
+
+
+def test_outcomes_are_told_at_an_episodes_end_and_nowhere_else() -> None:
+    env = duel()
+    env.reset()
+    drawn = []
+    for _ in range(4):
+        step = env.step(stay(env))
+        drawn.append(step.next_state[..., 1])
+        assert step.outcome.shape == (2, 3, 2)
+        assert step.done.all() or not step.outcome.any()
+    low = torch.stack(drawn) < 0.5  # [4, P, E]
+    assert torch.equal(step.outcome[..., 0], low[-1].float()) and torch.equal(step.outcome[..., 1], low.sum(0).float())
+
+
+def test_masks_and_states_answer_the_same_after_a_load_and_go_on_in_equal_bits() -> None:
+    env, other = duel(), duel()
+    env.reset()
+    env.step(stay(env))
+    other.load_state_dict(env.state_dict())
+    assert torch.equal(env.avail(), other.avail()) and torch.equal(env.state(), other.state())
+    for _ in range(9):
+        for x, y in zip(env.step(stay(env)), other.step(stay(other)), strict=True):
+            assert x is y is None or torch.equal(x, y)
+
+
+def test_a_lost_transition_stays_where_it_was_in_masks_and_states_too() -> None:
+    env, other = duel(exact=False), duel(exact=False)
+    env.reset()
+    before = env.step(stay(env))  # odd: little is available, and the next episode's first moment is even
+    other.load_state_dict(env.state_dict())
+    step = other.step(stay(other))
+    assert step.lost is not None and step.lost.all()
+    assert torch.equal(step.next_avail, before.avail) and torch.equal(step.next_state, before.state)
+    assert not torch.equal(step.avail, before.avail) and (step.state[..., 0] == 0).all()
+    assert not step.outcome.any()
+
+
+def test_independent_learners_have_masks_but_no_state_or_outcome_in_common() -> None:
+    class Lone(Duel):
+        """The first agent of ``Duel``."""
+
+        def __init__(self, seed: int) -> None:
+            super().__init__(seed)
+            self.spec = dataclasses.replace(self.spec, agents=("a",), obs_sizes=(1,), action_sizes=(2,))
+
+        def observe(self) -> list[np.ndarray]:
+            return super().observe()[:1]
+
+        def step(self, action: np.ndarray) -> tuple[list[np.ndarray], np.ndarray, np.ndarray, bool]:
+            obs, reward, terminated, truncated = super().step(action)
+            return obs, reward[:1], terminated[:1], truncated
+
+        def avail(self) -> np.ndarray:
+            return super().avail()[:1, :2]
+
+    check_env(lambda seeds: make_copies(Lone, seeds=seeds, copies=2, learners=3))
+    env = make_copies(Lone, seeds=[0], copies=2, learners=3)
+    assert env.spec.state_size == 0 and env.spec.outcomes == () and env.spec.masked
+    view = env.start()
+    assert view.state is None and view.avail is not None and view.avail.shape == (1, 3, 2, 2)
+    step = env.step(stay(env))
+    assert step.state is step.next_state is step.outcome is None
 
 
 def test_rendering_picks_the_copy() -> None:

@@ -12,7 +12,7 @@ import time
 
 import pytest
 import torch
-from toy_copies import DIE, FAIL, HANG, Toy, stillborn
+from toy_copies import DIE, FAIL, HANG, KILL, OVER, Duel, Toy, stillborn
 
 from marl.envs import Step, make_env
 from marl.envs.copies import CopiesEnv
@@ -83,6 +83,38 @@ def test_a_worker_that_dies_or_hangs_costs_one_lost_transition(harm: float, word
     assert events == [f"worker 1 of 2 {word}: started again, 3 copies begin new episodes"]
     again, _, _ = play()
     assert all(equal(a, b) for a, b in zip(steps, again, strict=True))
+
+
+def test_masks_states_and_outcomes_come_through_workers_to_the_bit() -> None:
+    local, remote = (make_copies(Duel, seeds=[0, 1], copies=3, workers=w) for w in (0, 4))
+    try:
+        assert torch.equal(local.reset(), remote.reset())
+        for _ in range(9):
+            assert torch.equal(local.avail(), remote.avail()) and torch.equal(local.state(), remote.state())
+            action = torch.zeros(2, 2, 3, dtype=torch.int64)
+            step = local.step(action)
+            assert equal(step, remote.step(action)) and all(x is not None for x in step._replace(lost=step.done))
+        assert flat(local.state_dict()) == flat(remote.state_dict())
+    finally:
+        remote.close()
+
+
+@pytest.mark.parametrize("harm", [KILL, OVER])
+def test_a_copy_that_dies_loses_one_transition_masks_and_state_included(harm: int) -> None:
+    """``OVER``: the copy itself says that its game is dead. Two workers, one member each."""
+    env = make_copies(Duel, seeds=[0, 1], copies=1, workers=2)
+    try:
+        env.reset()
+        action = torch.zeros(2, 2, 1, dtype=torch.int64)
+        before = env.step(action)
+        action[1, 0] = harm
+        step = env.step(action)
+        assert step.lost[1].all() and not step.lost[0].any() and step.done[1].all()
+        assert torch.equal(step.next_avail[1], before.avail[1]) and torch.equal(step.next_state[1], before.state[1])
+        assert step.state[:, 0, 0].tolist() == [2, 0] and not step.outcome.any()
+        assert env.events() == ["worker 1 of 2 died: started again, 1 copy begins a new episode"]
+    finally:
+        env.close()
 
 
 def test_a_second_loss_brings_other_numbers_also_after_a_resume() -> None:

@@ -9,10 +9,12 @@ import time
 import numpy as np
 
 from marl.envs.base import EnvSpec
-from marl.envs.copies import generator_state, load_generator
+from marl.envs.copies import Dead, generator_state, load_generator
 from marl.types import State
 
 DIE, HANG, FAIL = 1.0, -1.0, 0.99
+KILL, OVER = 98, 99
+"""Actions of agent 0 in ``Duel`` that end its process at once, and by ``Dead``."""
 
 
 class Toy:
@@ -59,6 +61,59 @@ class Toy:
 
     def close(self) -> None:
         pass
+
+
+class Duel(Toy):
+    """``Toy`` with masks, a global state and an outcome.
+
+    Agent 0 has two actions, agent 1 three; both may always stay (0), and take their last action at even steps. The
+    state is (step, drawn number); the outcome is whether the number drawn last is below 1/2, and how often it was.
+    """
+
+    def __init__(self, seed: int, exact: bool = True) -> None:
+        super().__init__(seed, exact)
+        self.spec = EnvSpec(
+            "duel",
+            ("a", "b"),
+            (1, 2),
+            (2, 3),
+            discrete=True,
+            exact_state=exact,
+            state_size=2,
+            masked=True,
+            outcomes=("win_rate", "dead_agents"),
+        )
+        self.low = 0
+
+    def reset(self) -> list[np.ndarray]:
+        self.low = 0
+        return super().reset()
+
+    def step(self, action: np.ndarray) -> tuple[list[np.ndarray], np.ndarray, np.ndarray, bool]:
+        if action[0] == KILL:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if action[0] == OVER:
+            raise Dead("the duel's engine failed")
+        moved = super().step(np.zeros((2, 1)))
+        self.low += self.drawn < 0.5
+        return moved
+
+    def avail(self) -> np.ndarray:
+        even = self.time % 2 == 0
+        return np.array([[True, even, False], [True, False, even]])
+
+    def state(self) -> np.ndarray:
+        return np.array([self.time, self.drawn])
+
+    def outcome(self) -> np.ndarray:
+        return np.array([self.drawn < 0.5, self.low])
+
+    def state_dict(self) -> State:
+        return {**super().state_dict(), "low": int(self.low), "drawn": self.drawn}
+
+    def load_state_dict(self, state: State) -> None:
+        super().load_state_dict(state)
+        self.low, self.drawn = state["low"], state["drawn"]
 
 
 def stillborn(seed: int) -> Toy:

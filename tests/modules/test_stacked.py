@@ -136,3 +136,27 @@ def test_a_plain_deep_copy_does_not_share_the_flat_tensor():
     twin = copy.deepcopy(stack)
     twin.layers[0].weight.data.zero_()
     assert not (stack.layers[0].weight == 0).any()
+
+
+def test_orthogonal_weights_have_orthonormal_vectors_times_the_gain_and_no_bias():
+    stack = StackedMLP(Streams(SEEDS, "init"), N, (4, 6, 3), "tanh", gains=(2.0, 0.5))
+    first, last = stack.layers
+    # the shorter side's vectors: 4 rows of 6, then 3 columns of 6; each product with itself is gain^2
+    torch.testing.assert_close(first.weight @ first.weight.mT, (4 * torch.eye(4)).expand(P, N, 4, 4))
+    torch.testing.assert_close(last.weight.mT @ last.weight, (0.25 * torch.eye(3)).expand(P, N, 3, 3))
+    assert not first.bias.any() and not last.bias.any()
+
+
+def test_orthogonal_weights_of_a_member_do_not_depend_on_the_others():
+    both = StackedMLP(Streams(SEEDS, "init"), N, (4, 6, 3), gains=(1.0, 1.0))
+    second = StackedMLP(Streams(SEEDS[1:], "init"), N, (4, 6, 3), gains=(1.0, 1.0))
+    assert torch.equal(both.flat.data[1:], second.flat.data)
+    assert not torch.allclose(both.flat.data[0], both.flat.data[1])
+
+
+def test_tanh_between_the_layers_and_none_at_the_end():
+    stack = StackedMLP(Streams([0], "init"), 1, (1, 1, 1), "tanh")
+    for layer, weight in zip(stack.layers, (1.0, 10.0), strict=True):
+        layer.weight.data.fill_(weight)
+        layer.bias.data.zero_()
+    torch.testing.assert_close(stack(torch.ones(1, 1, 1, 1)).item(), 7.615942, rtol=1e-6, atol=0)  # 10 tanh 1

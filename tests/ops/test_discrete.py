@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marl.ops.discrete import greedy, gumbel, gumbel_softmax, mask_logits
+from marl.ops.discrete import entropy, greedy, gumbel, gumbel_softmax, log_prob, mask_logits, sample
 
 MASK = torch.tensor([[True, True, False], [True, True, True]])
 
@@ -81,3 +81,37 @@ def test_a_relaxed_sample_is_one_hot_to_the_last_bit(numbers: list[float], seed:
     logits = torch.tensor(numbers)
     noise = gumbel(torch.rand(len(numbers), generator=torch.Generator().manual_seed(seed)))
     assert torch.equal(gumbel_softmax(logits, noise), greedy(logits + noise))
+
+
+def test_a_mask_of_the_moment_has_the_logits_shape_and_one_of_the_agents_spreads_over_all_rows():
+    logits = torch.zeros(1, 2, 4, 5, 3)
+    spread = mask_logits(logits, MASK)
+    assert torch.equal(spread == 0, MASK[:, None, None].expand_as(logits))
+    assert torch.equal(mask_logits(torch.zeros(1, 2, 3), MASK) == 0, MASK[None])
+    now = torch.rand(logits.shape, generator=torch.Generator().manual_seed(0)) < 0.5
+    assert torch.equal(mask_logits(logits, now) == 0, now)
+
+
+def test_log_probability_of_an_action():
+    logits = torch.tensor([[1.0, 1.0, 2.0]]).log()  # probabilities 1/4, 1/4, 1/2
+    for action, probability in ((0, 0.25), (2, 0.5)):
+        torch.testing.assert_close(log_prob(logits, torch.tensor([action])).exp().item(), probability)
+
+
+def test_entropy_of_two_open_actions_is_log_two_with_a_finite_gradient():
+    logits = torch.zeros(1, 2, 1, 3, requires_grad=True)
+    value = entropy(mask_logits(logits, MASK))
+    torch.testing.assert_close(value.flatten(), torch.tensor([math.log(2), math.log(3)]))
+    (gradient,) = torch.autograd.grad(value.sum(), logits)
+    assert gradient.isfinite().all()
+    infinite = torch.zeros(3).masked_fill(~MASK[0], -torch.inf)  # what MASKED is finite for
+    assert entropy(infinite).isnan()
+
+
+def test_samples_come_as_often_as_their_probability_says_and_never_from_behind_the_mask():
+    logits = torch.tensor([1.0, 3.0, 9.0]).log().expand(1, 2, 4000, 3)
+    drawn = sample(mask_logits(logits, MASK), torch.rand(1, 2, 4000, 3, generator=torch.Generator().manual_seed(0)))
+    assert drawn.dtype == torch.int64 and drawn[0, 0].max() == 1
+    # 1/4 within four standard errors, sqrt(.25 * .75 / 4000) = .0068; 9/13 likewise
+    assert abs((drawn[0, 0] == 0).float().mean().item() - 0.25) < 0.028
+    assert abs((drawn[0, 1] == 2).float().mean().item() - 9 / 13) < 0.03

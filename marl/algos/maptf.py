@@ -1,0 +1,145 @@
+"""MAPTF on MADDPG: each agent learns from its own critic and from the teammate that its option module says to imitate
+(Yang et al. 2021).
+
+MADDPG does what it does alone; a term is added to its actors' loss, and the options are kept beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import log_softmax, softmax
+
+from marl.algos.common import Metrics
+from marl.algos.maddpg import MADDPG, MADDPGConfig
+from marl.config import option
+from marl.envs.base import EnvSpec
+from marl.modules.critics import Critic
+from marl.modules.options import OptionModule, OptionsConfig, common_actions, everybodys_view, whom
+from marl.modules.reciprocity import Reciprocity
+from marl.ops.discrete import mask_logits
+from marl.population import per_member
+from marl.replay import Replay
+from marl.types import Acted, Batch, State, UserError, View
+
+
+@dataclass(frozen=True)
+class MAPTFConfig(MADDPGConfig):
+    """MADDPG's settings and the option module's."""
+
+    options: OptionsConfig = option(OptionsConfig(), "Whom to imitate, and how much.")
+
+
+class MAPTF:
+    """The learner. Shapes: P members, N agents, B rows, O = N options, D and A the widest observation and action.
+
+    Args:
+        spec: the environment's.
+        configs: one per member; they may differ in the settings marked ``sweep``.
+        seeds: one per member.
+
+    Raises ``UserError`` where all agents share one network: there is nobody to imitate.
+    """
+
+    Config = MAPTFConfig
+    Buffer = Replay
+    memory_size = 1
+    """The option in use, counted from 1; 0 where none has been chosen yet."""
+
+    def __init__(self, spec: EnvSpec, configs: Sequence[MAPTFConfig], seeds: Sequence[int]) -> None:
+        self.config = config = configs[0]
+        if config.shared:
+            raise UserError("maptf needs networks of each agent's own, got shared=true; choose shared=false")
+        self.base = MADDPG(spec, configs, seeds)
+        self.options = OptionModule([c.options for c in configs], per_member(configs, "gamma"), seeds, spec.obs_mask)
+        self.obs_mask, self.action_mask, self.discrete = spec.obs_mask, spec.action_mask, spec.discrete
+
+    @property
+    def critic(self) -> Critic:
+        """The base's."""
+        return self.base.critic
+
+    @property
+    def reciprocity(self) -> Reciprocity:
+        """The base's."""
+        return self.base.reciprocity
+
+    @reciprocity.setter
+    def reciprocity(self, value: Reciprocity) -> None:
+        self.base.reciprocity = value
+
+    def act(self, view: View, explore: bool) -> Acted:
+        """Each agent's own policy acts; with ``explore`` its option goes on or another one is chosen."""
+        action = self.base.act(view, explore).action
+        if view.memory is None or not explore:
+            return Acted(action, view.memory)
+        return Acted(action, self.options.choose(view.obs, view.memory))
+
+    def update(self, batch: Batch) -> Metrics:
+        """One gradient step of MADDPG, imitation included, and one of the option module on the batch's first rows."""
+        assert batch.memory is not None
+        option = self.options.option(batch.memory)
+        answers, common = self.everybodys_answers(batch.obs, batch.avail)
+        teacher, both = whom(answers, option), whom(common, option)
+        weight = self.options.imitation_weight(batch.obs, option)
+        imitation: list[Tensor] = []
+
+        def imitate(output: Tensor) -> Tensor:
+            imitation.append(weight * self.mismatch(output, teacher, both))
+            return imitation[0]
+
+        metrics = self.base.update(batch, imitate)
+        taken = None
+        if self.discrete:  # two deterministic policies never choose exactly the same vector
+            taken = (answers.argmax(-1) == batch.action.unsqueeze(2)).transpose(2, 3)
+        count = self.config.options.batch
+        learnt = self.options.update(
+            batch.obs[:, :, :count],
+            batch.reward[:, :, :count],
+            batch.next_obs[:, :, :count],
+            batch.terminated[:, :, :count],
+            option[:, :, :count],
+            None if taken is None else taken[:, :, :count],
+        )
+        return {**metrics, "loss/imitation": imitation[0].detach().mean(-1), **learnt}
+
+    @torch.no_grad()
+    def everybodys_answers(self, obs: Tensor, avail: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Actor o's output at agent i's observation, and which of its entries agent i may follow.
+
+        Args:
+            obs: ``[P, N, B, D]``.
+            avail: ``[P, N, B, A]``, or None.
+
+        Returns:
+            ``[P, N, O, B, A]``; logits elsewhere are out of reach. Bool ``[P, N, O, B, A]``: actions (or components)
+            that both agents have and i may take.
+        """
+        output = self.base.actor(everybodys_view(obs, self.obs_mask)).unflatten(2, obs.shape[1:3]).transpose(1, 2)
+        common = common_actions(self.action_mask, avail).expand_as(output)
+        return mask_logits(output, common) if self.discrete else output, common
+
+    def mismatch(self, output: Tensor, teacher: Tensor, common: Tensor) -> Tensor:
+        """How far agents are from those they imitate: ``[P, N, B]``, with a gradient into ``output`` alone.
+
+        Cross-entropy of the discrete policies, or the mean squared difference of the actions; over the actions (or
+        components) that both have, and 0 where there are none.
+
+        Args:
+            output, teacher: logits, or actions before the tanh, ``[P, N, B, A]``.
+            common: ``[P, N, B, A]`` bool.
+        """
+        if self.discrete:
+            return -(softmax(teacher, -1) * log_softmax(output, -1)).masked_fill(~common, 0.0).sum(-1)
+        square = (torch.tanh(output) - torch.tanh(teacher)).square()
+        return square.masked_fill(~common, 0.0).sum(-1) / common.sum(-1)
+
+    def state_dict(self) -> State:
+        return {**self.base.state_dict(), "options": self.options.state_dict()}
+
+    def load_state_dict(self, state: State) -> None:
+        self.base.load_state_dict(state)
+        self.options.load_state_dict(state["options"])
