@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import pytest
+import torch
 
-from benchmarks import speed
-from benchmarks.pair import Missing, Side, Work, compare
+from benchmarks import ours, rivals, speed, venvs
+from benchmarks.pair import ForeignSide, Missing, Side, Work, compare
 
 
 class Scripted:
@@ -82,3 +85,80 @@ def test_a_side_works_in_its_own_process_and_one_that_cannot_says_why():
         Side(absent, 1, {})
     with pytest.raises(RuntimeError, match="planted"):
         Side(broken, 1, {})
+
+
+def test_a_side_works_in_another_python_too():
+    """Its arguments travel as JSON: a batch of 2 sequences of 3 steps takes far less than a second."""
+    small = {"agents": 1, "steps": 3, "batch": 2, "inputs": 4, "hidden": 4, "outputs": 2}
+    with ForeignSide(rivals.loop_gru_unrolls, 1, small, Path(sys.executable)) as side:
+        assert side.turn(0.05) > 1
+    with pytest.raises(RuntimeError, match="unexpected keyword argument 'surprise'"):
+        ForeignSide(rivals.loop_gru_unrolls, 1, {"surprise": 1}, Path(sys.executable))
+
+
+def test_a_rival_with_an_environment_of_its_own_is_missing_until_just_what_is_wanted_was_installed(
+    monkeypatch, tmp_path, capsys
+):
+    monkeypatch.setattr(venvs, "HOME", tmp_path)
+    monkeypatch.setattr(speed, "Side", Scripted)
+    terms = speed.Duel((sleeper, {"rates": iter([5.0, 7.0])}), (absent, {}), "naps", 3, venv="torchrl")
+    monkeypatch.setitem(speed.DUELS, "planted", terms)
+    row = speed.duel("planted", rounds=1, seconds=0, threads=1)
+    assert (row.ours, row.rival, row.holds) == (7.0, None, None)
+    assert "torchrl is not installed: make bench" in capsys.readouterr().err
+
+    (tmp_path / "torchrl").mkdir()
+    (tmp_path / "torchrl" / "installed").write_text(venvs.wanted("torchrl"))
+    assert venvs.python("torchrl") == tmp_path / "torchrl" / "bin" / "python"
+    monkeypatch.setitem(venvs.PACKAGES, "torchrl", ["torchrl==0"])
+    with pytest.raises(Missing, match="torchrl"):
+        venvs.python("torchrl")
+
+
+def test_a_row_without_a_goal_is_reported(monkeypatch):
+    sides = [(sleeper, {"rates": iter([rate] * 3)}) for rate in (30.0, 10.0)]
+    monkeypatch.setattr(speed, "Side", Scripted)
+    monkeypatch.setitem(speed.DUELS, "planted", speed.Duel(sides[0], sides[1], "naps", None))
+    row = speed.duel("planted", rounds=2, seconds=0, threads=1)
+    assert (row.ratio, row.goal, row.holds) == (3, "none", None)
+    assert speed.table([row]).endswith("| none | reported |")
+    unanswered = row._replace(ours=None, rival=None, ratio=None)
+    assert speed.table([unanswered]).endswith("| not installed |")
+
+
+def test_our_own_side_that_is_not_installed_leaves_the_row_open(monkeypatch, capsys):
+    """Our QMIX row steps smax, which needs JaxMARL as the rival does."""
+    monkeypatch.setitem(speed.DUELS, "planted", speed.Duel((absent, {}), (sleeper, {}), "naps", 1))
+    row = speed.duel("planted", rounds=1, seconds=0, threads=1)
+    assert row == ("planted", None, None, "naps per second", None, "ratio >= 1", None)
+    assert "no_such_package_at_all is not installed" in capsys.readouterr().err
+
+
+def test_our_mappo_side_counts_the_environment_steps_of_whole_rollouts():
+    """4 copies x 5 steps a call, each call with one update of 2 epochs x 2 minibatches."""
+    work = ours.mappo_steps(copies=4, steps=5, epochs=2, minibatches=2, hidden=(8, 8))
+    assert [work(), work()] == [20.0, 20.0]
+
+
+@pytest.mark.slow  # compiles the battle
+def test_our_qmix_side_counts_updates_after_the_warm_up():
+    """A round is 4 copies x 8 steps with 2 updates, so one is due every 16 environment steps."""
+    pytest.importorskip("jaxmarl")
+    work = ours.qmix_updates(map="3m", copies=4, steps=8, updates=2, batch=4, episodes=16, hidden=8, embed=4, hyper=4)
+    assert [work(), work()] == [2.0, 2.0]
+
+
+def test_both_sides_of_the_gru_row_have_the_same_parameters_and_reach_them_all(monkeypatch):
+    """Each of 3 networks: 5 * 4 + 4 entering, 2 * (4 * 12 + 12) in the GRU, 4 * 2 + 2 leaving: 154 numbers."""
+    small = {"agents": 3, "steps": 3, "batch": 2, "inputs": 5, "hidden": 4, "outputs": 2}
+    counted: list[int] = []
+
+    def count(module: torch.nn.Module, *_: object) -> None:
+        reached = [p.grad for p in module.parameters()]
+        assert all(grad is not None and grad.abs().sum() > 0 for grad in reached)
+        counted.append(sum(p.numel() for p in module.parameters()))
+
+    monkeypatch.setattr(torch.nn.Module, "zero_grad", count)
+    ours.gru_unrolls(**small)()
+    rivals.loop_gru_unrolls(**small)()
+    assert counted == [3 * 154, 154, 154, 154]

@@ -19,6 +19,7 @@ from marl.modules.actors import Net
 from marl.modules.options import OptionModule, OptionsConfig, common_actions, everybodys_view, whom
 from marl.modules.reciprocity import Reciprocity
 from marl.ops.discrete import mask_logits
+from marl.ops.losses import masked_mean
 from marl.population import per_member
 from marl.rollout import Rollout
 from marl.streams import Streams
@@ -106,7 +107,7 @@ class MAPTFMAPPO:
         def imitate(output: Tensor, part: Sequences) -> Tensor:
             assert part.note is not None
             loss = self.imitation(output, part.note)
-            heard.append(loss.detach().masked_fill(~part.valid, 0.0).flatten(2).mean(-1))
+            heard.append(masked_mean(loss.detach(), part.valid))
             return loss
 
         metrics = self.base.update(batch._replace(memory=None), note, imitate)

@@ -47,6 +47,7 @@ class QMIXConfig:
     tau: float = option(0.01, "Fraction by which the targets follow; target_interval 0.", sweep=True, most=1)
     td_lambda: float = option(0.0, "Lambda of the TD(lambda) target; 0: one step.", sweep=True, most=1)
     n_step: int = option(1, "Rewards in the target before it bootstraps; td_lambda 0.")
+    limit_is_end: bool = option(False, "Take the time limit for an end: the target does not bootstrap there.")
     recurrent: bool = option(True, "Utilities remember the episode (GRU); false: they see the present only.")
     shared: bool = option(True, "One network for all agents of a member, which is told whose it is; false: one each.")
     hidden: tuple[int, ...] = option((64, 64), "Widths of the hidden layers; the first is a recurrent network's.")
@@ -175,6 +176,8 @@ class QMIX:
         if self.config.mixer != "none":
             reward, terminated = reward.mean(1, keepdim=True), terminated.all(1, keepdim=True)
         done = torch.cat([~batch.filled[:, 1:], batch.filled.new_ones(batch.filled[:, :1].shape)], dim=1).unsqueeze(1)
+        if self.config.limit_is_end:
+            terminated = terminated | done
         if self.config.n_step > 1:
             return n_step_returns(reward, next_value, terminated, done, self.gamma, self.config.n_step)
         return lambda_returns(reward, next_value, terminated, done, self.gamma, self.td_lambda)

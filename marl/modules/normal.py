@@ -27,7 +27,7 @@ class RunningNorm:
 
     def __init__(self, members: int, networks: int, decay: float = 0.99999) -> None:
         self.decay = decay
-        self.sums = torch.zeros(3, members, networks, dtype=torch.float64)
+        self.sums = torch.zeros(members, networks, 3, dtype=torch.float64)  # of rows, x and x^2
 
     @torch.no_grad()
     def update(self, x: Tensor, mask: Tensor | None = None) -> None:
@@ -35,8 +35,8 @@ class RunningNorm:
         valid = torch.ones_like(x, dtype=torch.bool) if mask is None else mask.expand_as(x)
         rows = valid.double()
         kept = x.double().masked_fill(~valid, 0.0)
-        shape = (*self.sums.shape[1:], -1)
-        batch = torch.stack([part.reshape(shape).sum(-1) for part in (rows, kept, kept.square())])
+        shape = (*self.sums.shape[:2], -1)
+        batch = torch.stack([part.reshape(shape).sum(-1) for part in (rows, kept, kept.square())], dim=-1)
         self.sums = self.sums.to(x.device) * self.decay + batch
 
     def normalize(self, x: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ class RunningNorm:
 
     def _moments(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation, ``[P, N or 1, 1, ...]`` as ``like`` has dimensions."""
-        rows, x, squares = self.sums.to(like.device)
+        rows, x, squares = self.sums.to(like.device).unbind(-1)
         mean = x / rows.clamp(min=torch.finfo(rows.dtype).tiny)
         variance = (squares / rows - mean.square()).clamp(min=self.FLOOR)
         std = torch.where(rows > 0, variance.sqrt(), 1.0)

@@ -23,7 +23,7 @@ P, COPIES = len(SEEDS), 5
 SIZES = {"one": ((3,), (2,)), "three": ((4, 4, 4), (2, 2, 2)), "different": ((5, 3, 4), (2, 3, 1))}
 SMALL = {
     **{"hidden": (16, 16), "batch_size": 8, "buffer_size": 200, "warmup": 20, "update_every": COPIES},
-    **{"rollout": 6, "epochs": 2, "minibatches": 2},
+    **{"rollout": 6, "epochs": 2, "minibatches": 2, "target_interval": 2},
     **{"options.batch": 6, "options.target_interval": 2, "cycle_train": 2, "cycle_distil": 1},
 }
 GRAPHS = ("complete", "ring", "nearest", "random", "self")

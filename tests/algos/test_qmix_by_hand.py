@@ -90,6 +90,7 @@ def test_only_a_termination_stops_the_bootstrap_and_a_time_limit_does_not():
     learner = make(mixer="none")
     assert target_of(learner, batch(ends=True)) == [[11.0, 2.0], [23.0, 6.0]]
     assert target_of(learner, batch(ends=False)) == [[11.0, 32.0], [23.0, 66.0]]  # the true last observation's value
+    assert target_of(make(mixer="none", limit_is_end=True), batch(ends=False)) == [[11.0, 2.0], [23.0, 6.0]]
 
 
 def test_a_team_ends_when_all_its_agents_have():

@@ -21,7 +21,7 @@ class SmaxEnv(VectorEnv):
     """One map of SMAX, the E copies of a member in one program.
 
     With one member, the tensors that ``step`` returns share memory with arrays that JAX has let go of; with more they
-    are stacked. No later step reads or writes them. Compilation waits for the first step, so that asking for ``spec`` is quick.
+    are stacked. No later step reads or writes them. Compilation waits for the first step: asking for ``spec`` is quick.
 
     Args:
         name: of the map.
