@@ -15,11 +15,11 @@ from torch import Tensor
 from marl.algos.common import Metrics, load_parts, save_parts
 from marl.config import option
 from marl.envs.base import EnvSpec
-from marl.modules.actors import Actor, make_net, unroll
+from marl.modules.actors import Actor
 from marl.modules.normal import RunningNorm
 from marl.modules.optim import StackedAdam
 from marl.modules.reciprocity import ReciprocityConfig, make_reciprocity
-from marl.modules.state_values import StateValues, critic_mask, critic_states, with_id
+from marl.modules.state_values import StateCritic, StateValues, with_id
 from marl.ops.losses import clipped_surrogate, clipped_value_loss, masked_mean
 from marl.ops.returns import lambda_returns
 from marl.population import per_member
@@ -58,7 +58,7 @@ class Sequences(NamedTuple):
     """What an update learns from: S sequences of L steps each; without memory every step is a sequence of its own.
 
     Attributes:
-        x, states: inputs of actors and critics, ``[P, N, L, S, in]``.
+        x, states: what actors and critics see, ``[P, N, L, S, in]`` and ``[P, N or 1, L, S, C]``.
         action: ``[P, N, L, S, *]``.
         logp, value, target, advantage: ``[P, N, L, S]``: as the update began; values and targets are normalised.
         valid: ``[P, N, L, S]`` bool.
@@ -128,11 +128,9 @@ class MAPPO:
         self.shared = config.shared and n > 1
         networks = 1 if self.shared else n
         layout = config.hidden, config.activation, config.recurrent
-        mask = critic_mask(spec, config.critic == "central", self.shared)  # [N or 1, C]
-        ids = n if self.shared else 0
-        self.actor = Actor(init, networks, spec.obs_size + ids, spec, *layout)
-        reads = None if self.shared else mask
-        self.critic = make_net(init, networks, mask.shape[-1] + ids, 1, *layout, gain=1.0, reads=reads)
+        self.actor = Actor(init, networks, spec.obs_size + (n if self.shared else 0), spec, *layout)
+        self.judge = StateCritic(init, spec, config.critic == "central", self.shared, *layout)
+        self.critic = self.judge.net
         self.norm = RunningNorm(len(seeds), networks)
         self.actor_optimizer = StackedAdam(self.actor, per_member(configs, "actor_lr"), config.max_grad_norm)
         self.critic_optimizer = StackedAdam(self.critic, per_member(configs, "critic_lr"), config.max_grad_norm)
@@ -141,7 +139,7 @@ class MAPPO:
         self.width = config.hidden[0] if config.recurrent else 0
         self.memory_size = 2 * self.width
         kappas = [c.reciprocity.kappa for c in configs]
-        self.reciprocity = make_reciprocity(config.reciprocity, kappas, seeds, n, mask)
+        self.reciprocity = make_reciprocity(config.reciprocity, kappas, seeds, n, self.judge.mask)
 
     @torch.no_grad()
     def act(self, view: View, explore: bool) -> Acted:
@@ -157,18 +155,13 @@ class MAPPO:
         if noted is None or critic_memory is None:
             return Acted(action)
         if explore:
-            states = with_id(self.critic_states(view.obs, view.state).expand(-1, x.shape[1], -1, -1), self.shared)
-            _, after = unroll(self.critic, states.unsqueeze(2), critic_memory)
+            _, after = self.judge(self.judge.see(view.obs, view.state).unsqueeze(2), critic_memory)
             critic_memory = critic_memory if after is None else after.squeeze(2)
         return Acted(action, torch.cat([noted.squeeze(2), critic_memory], dim=-1))
 
     def memories(self, memory: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         """The actor's and the critic's half of ``[..., H]``."""
         return (None, None) if memory is None else (memory[..., : self.width], memory[..., self.width :])
-
-    def critic_states(self, obs: Tensor, state: Tensor | None) -> Tensor:
-        """What the critics see, ``[P, N or 1, B, C]``: see ``marl.modules.state_values.critic_states``."""
-        return critic_states(obs, state, self.config.critic == "central", self.shared)
 
     def update(self, batch: Trajectory, note: Tensor | None = None, further: Further | None = None) -> Metrics:
         """``epochs`` times ``minibatches`` gradient steps of every actor and critic.
@@ -187,19 +180,17 @@ class MAPPO:
     @torch.no_grad()
     def prepare(self, batch: Trajectory, note: Tensor | None = None) -> tuple[Sequences, Metrics]:
         """What the present networks say about the rollout, and where values are to go, before anything moves."""
-        n, (steps, copies) = batch.obs.shape[1], batch.reward.shape[2:]
+        rows = batch.reward.shape[2:]
         actor_memory, critic_memory = self.memories(None if batch.memory is None else batch.memory[:, :, 0])
         start = None
         if batch.memory is not None:
             start = batch.done.roll(1, 2)
             start[:, :, 0] = False  # there the memory itself is 0
-        x = with_id(batch.obs.flatten(2, 3), self.shared).unflatten(2, (steps, copies))
+        x = with_id(batch.obs.flatten(2, 3), self.shared).unflatten(2, rows)
         state = None if batch.state is None else batch.state.flatten(1, 2)
-        states = self.critic_states(batch.obs.flatten(2, 3), state).expand(-1, n, -1, -1)
-        states = with_id(states, self.shared).unflatten(2, (steps, copies))
+        states = self.judge.see(batch.obs.flatten(2, 3), state).unflatten(2, rows)
         output, _ = self.actor(x, batch.avail, actor_memory, start)
-        value, heard = unroll(self.critic, states, critic_memory, start)
-        value = value.squeeze(-1)
+        value, heard = self.judge(states, critic_memory, start)
 
         target = self.compute_target(batch, heard)
         worth = self.norm.denormalize(value)
@@ -211,7 +202,7 @@ class MAPPO:
         }
         if self.config.normalize_value:
             self.norm.update(target, batch.valid)
-        rows = Sequences(
+        sequences = Sequences(
             x,
             states,
             batch.action,
@@ -225,7 +216,7 @@ class MAPPO:
             batch.memory,
             note,
         )
-        return rows.cut(self.config.chunk if self.config.recurrent else 1), metrics
+        return sequences.cut(self.config.chunk if self.config.recurrent else 1), metrics
 
     def compute_target(self, batch: Trajectory, memory: Tensor | None) -> Tensor:
         """Lambda-returns over Z*_i(s'), the values blended by reciprocity: ``[P, N, T, E]``.
@@ -233,17 +224,10 @@ class MAPPO:
         Args:
             memory: ``[P, N, T, E, H]``, the critics' hidden states after each step; None: they have none.
         """
-        own_joint = self.config.critic == "central" and not self.shared and batch.state is None
-        values = StateValues(
-            self.critic,
-            self.norm,
-            agents=batch.obs.shape[1],
-            shared=self.shared,
-            obs_size=batch.obs.shape[-1] if own_joint else None,
-            memory=None if memory is None else memory.flatten(2, 3),
-        )
+        memory = None if memory is None else memory.flatten(2, 3)
+        values = StateValues(self.judge, self.norm, batch.state is None, memory)
         next_state = None if batch.next_state is None else batch.next_state.flatten(1, 2)
-        value = self.reciprocity(values, self.critic_states(batch.next_obs.flatten(2, 3), next_state))
+        value = self.reciprocity(values, self.judge.see(batch.next_obs.flatten(2, 3), next_state))
         value = value.unflatten(2, batch.reward.shape[2:])
         return lambda_returns(batch.reward, value, batch.terminated, batch.done, self.gamma, self.gae_lambda)
 
@@ -277,7 +261,7 @@ class MAPPO:
         actor_loss = masked_mean(each if further is None else each + further(output, part), part.valid)
         actor_norm = self.actor_optimizer.step(actor_loss.sum())
 
-        value = unroll(self.critic, part.states, critic_memory, part.start)[0].squeeze(-1)
+        value, _ = self.judge(part.states, critic_memory, part.start)
         error = clipped_value_loss(value, part.value, part.target, self.value_clip, self.config.huber_delta)
         critic_loss = masked_mean(error, part.valid)
         critic_norm = self.critic_optimizer.step(critic_loss.sum())

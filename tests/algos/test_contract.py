@@ -368,16 +368,27 @@ def test_kappa_one_half_changes_the_target(case, adjacency):
     assert torch.equal(plain["value/q_mean"], metrics["value/q_mean"])  # the value itself is not blended
 
 
+def first_layer(learner: Any) -> Tensor:
+    """Of what reciprocity asks: ``[P, networks, in, out]``."""
+    network = learner.utilities.network if hasattr(learner, "utilities") else learner.critic
+    return (network.enter if hasattr(network, "enter") else network.layers[0]).weight
+
+
 @pytest.mark.parametrize(
     "case", [c for c in CASES if c.reciprocal() and c.kind == "different" and not c.shared], ids=str
 )
 def test_a_neighbour_of_other_sizes_is_asked_without_reading_what_it_was_never_taught(case):
-    """An agent's critic has no weight on coordinates that it does not have, before and after training."""
-    learner = trained(make(case, reciprocity__kappa=0.5), case)
-    first = learner.critic.layers[0].weight  # [P, networks, in, out]
+    """A network has no weight on coordinates that its agent does not have, before and after training."""
     spec = case.spec
-    if first.shape[2] == spec.obs_size + spec.action_size:
-        real = torch.cat([spec.obs_mask, spec.action_mask], -1).repeat_interleave(first.shape[1] // spec.n_agents, 0)
-    else:
-        real = torch.cat([spec.obs_mask.flatten(), spec.action_mask.flatten()]).expand(first.shape[1], -1)
-    assert not real.all() and (first[:, ~real] == 0).all() and (first[:, real] != 0).any(-1).all()
+    learner = make(case, reciprocity__kappa=0.5, critic="own", shared=False)
+    before = first_layer(learner).clone()
+    after = first_layer(trained(learner, case))
+    width, alone = after.shape[2], after.shape[1] // spec.n_agents
+    parts = {
+        spec.obs_size: [spec.obs_mask],
+        spec.obs_size + spec.action_size: [spec.obs_mask, spec.action_mask],
+        spec.n_agents * (spec.obs_size + spec.action_size): [spec.obs_mask.view(1, -1), spec.action_mask.view(1, -1)],
+    }
+    real = torch.cat(parts[width], -1).repeat_interleave(alone, 0).expand(after.shape[1], -1)
+    for weight in (before, after):
+        assert not real.all() and (weight[:, ~real] == 0).all() and (weight[:, real] != 0).any(-1).all()

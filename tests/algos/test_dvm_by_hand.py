@@ -168,5 +168,5 @@ def test_agents_of_different_sizes_and_shared_networks_are_refused():
         make(sizes=((1, 2), (1, 1)))
     with pytest.raises(UserError, match="dvm needs agents of equal sizes, test/line has actions of 3, 2"):
         make(sizes=((1, 1), (3, 2)))
-    with pytest.raises(UserError, match="dvm needs .* shared=true; choose shared=false"):
+    with pytest.raises(UserError, match=r"dvm needs .* shared=true; choose shared=false"):
         make(shared=True)

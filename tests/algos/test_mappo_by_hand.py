@@ -124,15 +124,24 @@ def test_central_critics_see_the_environments_own_state_where_it_has_one():
     assert learner.prepare(given)[1]["value/q_mean"].tolist() == [[3.0, 2.5]]
 
 
-def test_a_shared_critic_knows_whom_it_speaks_for_and_its_neighbours_are_itself_in_their_names():
-    # inputs: own observation, all observations, number one-hot. V_i = o_i + 10 [i = 0] + 20 [i = 1]
-    shared = [[1.0, 0.0, 0.0, 10.0, 20.0, 0.0]]
+def test_a_shared_critic_of_everything_has_a_head_for_each_agent():
+    # V_0 = 2 o_0 + o_1, V_1 = o_1 + 20: at (2, 5) and (3, 6) they say 9, 12 and 25, 26
+    heads = [[2.0, 0.0, 1.0, 1.0, 0.0, 20.0]]
+    assert target(line(heads, gae_lambda=0.0), trajectory()) == [[5.5, 7.0], [14.5, 15.0]]  # 1 + 4.5 ... 2 + 13
+    for adjacency in ("exact", "peer"):  # the other head, at the same place: there is no other
+        heard = line(heads, gae_lambda=0.0, reciprocity__kappa=1.0, reciprocity__adjacency=adjacency)
+        assert target(heard, trajectory()) == [[13.5, 14.0], [6.5, 8.0]]
+
+
+def test_a_shared_critic_of_ones_own_knows_whom_it_speaks_for_and_its_neighbours_are_itself_in_their_names():
+    # inputs: own observation, number one-hot. V_i = o_i + 10 [i = 0] + 20 [i = 1]
+    shared = [[1.0, 10.0, 20.0, 0.0]]
     # at 2, 3 and 5, 6: 12, 13 and 25, 26; lambda = 0: 1 + 6, 1 + 6.5; 2 + 12.5, 2 + 13
-    assert target(line(shared, gae_lambda=0.0), trajectory()) == [[7.0, 7.5], [14.5, 15.0]]
+    assert target(line(shared, critic="own", gae_lambda=0.0), trajectory()) == [[7.0, 7.5], [14.5, 15.0]]
     # in the other's name at the same place: 22, 23 and 15, 16
-    heard = line(shared, gae_lambda=0.0, reciprocity__kappa=1.0, reciprocity__adjacency="exact")
-    assert target(heard, trajectory()) == [[12.0, 12.5], [9.5, 10.0]]
-    peer = line(shared, gae_lambda=0.0, reciprocity__kappa=1.0, reciprocity__adjacency="peer")
+    settings = {"critic": "own", "gae_lambda": 0.0, "reciprocity__kappa": 1.0}
+    assert target(line(shared, **settings, reciprocity__adjacency="exact"), trajectory()) == [[12.0, 12.5], [9.5, 10.0]]
+    peer = line(shared, **settings, reciprocity__adjacency="peer")
     assert target(peer, trajectory()) == [[13.5, 14.0], [8.0, 8.5]]  # 25, 26 and 12, 13
 
 
@@ -292,14 +301,16 @@ def test_memories_unrolled_from_what_was_stored_say_what_was_said_while_acting(s
     assert (wrong.logp - sequences.logp).abs().max() > 1e-3
 
 
-def test_the_value_of_a_successor_goes_on_from_the_memory_after_the_step():
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_value_of_a_successor_goes_on_from_the_memory_after_the_step(shared):
     """Inside an episode the successor's value is the next step's own: with lambda = 0, G_t = r + gamma V_{t+1}."""
     env = make_env("mpe/simple_spread_v3", seeds=[1], copies=2, options={"continuous": False})
-    learner = make(env.spec, recurrent=True, hidden=(8,), rollout=20, chunk=20, gae_lambda=0.0, shared=False)
+    learner = make(env.spec, recurrent=True, hidden=(8,), rollout=20, chunk=20, gae_lambda=0.0, shared=shared)
     batch, _ = played(learner, env, 20)
     sequences, _ = learner.prepare(batch)  # the normaliser has seen these targets now
-    learner.norm = type(learner.norm)(1, 3)
-    _, heard = learner.critic.unroll(sequences.states, batch.memory[:, :, 0, :, 8:])
+    learner.norm = type(learner.norm)(1, 1 if shared else 3)
+    _, heard = learner.judge(sequences.states, batch.memory[:, :, 0, :, 8:])
+    assert heard is not None
     value = learner.compute_target(batch, heard.detach())
     expected = batch.reward[:, :, :-1] + 0.99 * sequences.value[:, :, 1:]
     torch.testing.assert_close(value[:, :, :-1].detach(), expected, atol=1e-4, rtol=1e-4)

@@ -17,8 +17,6 @@ from marl.config import replace
 from marl.envs import make_env
 from marl.envs.probes import PROBES, Probe, ProbeOptions
 from marl.loop import first_view, following, interact
-from marl.modules.actors import unroll
-from marl.modules.state_values import with_id
 from marl.rollout import Rollout
 from marl.types import View
 
@@ -67,9 +65,8 @@ def train(learner: MAPPO, env: Probe, updates: int, limit_is_end: bool = False) 
 @torch.no_grad()
 def values(learner: MAPPO, view: View) -> Tensor:
     """The critics about what is seen: ``[P, N, E]``. A recurrent one has noted what it was asked before."""
-    states = learner.critic_states(view.obs, view.state).expand(-1, view.obs.shape[1], -1, -1)
     memory = None if view.memory is None else view.memory[..., learner.width :]
-    value, _ = unroll(learner.critic, with_id(states, learner.shared).unsqueeze(2), memory)
+    value, _ = learner.judge(learner.judge.see(view.obs, view.state).unsqueeze(2), memory)
     return learner.norm.denormalize(value.flatten(2))
 
 

@@ -170,7 +170,7 @@ def test_the_agents_own_policy_acts_and_what_is_noted_is_the_option_of_that_step
 
 
 def test_networks_that_cannot_be_imitated_are_refused():
-    with pytest.raises(UserError, match="maptf needs .* shared=true; choose shared=false"):
+    with pytest.raises(UserError, match=r"maptf needs .* shared=true; choose shared=false"):
         make(shared=True)
     for name in ("shared", "recurrent"):
         with pytest.raises(UserError, match=f"maptf-mappo .* {name}=true; choose {name}=false"):
