@@ -51,8 +51,8 @@ ROWS = {
         f"--eval-every 160000 --checkpoint-every 160000 {COMMON}"
     ),
     "spread-qmix": Row(
-        f"qmix {INDEX} --steps 400000 --copies 16 --update-every 100 --epsilon-steps 50000 --eval-every 40000 "
-        f"--checkpoint-every 40000 {COMMON}"
+        f"qmix {INDEX} --steps 200000 --copies 32 --update-every 50 --lr 1e-3 --td-lambda 0.6 --limit-is-end yes "
+        f"--eval-every 25000 --checkpoint-every 25000 {COMMON}"
     ),
     "assigned-maptf": Row(f"maptf mpe/spread_assigned --steps 96000 {MPE} {COMMON}"),
     "assigned-dvm": Row(f"dvm mpe/spread_assigned --steps 96000 {MPE} {COMMON}"),
