@@ -133,8 +133,16 @@ def programs(name: str, options: SmaxOptions, copies: int) -> Programs:
         return Seen(
             jnp.stack([obs[agent] for agent in agents]),
             jnp.stack([avail[agent] for agent in agents]).astype(bool),
-            obs["world_state"],
+            scaled(obs["world_state"]),
         )
+
+    def scaled(state: Array) -> Array:
+        """JaxMARL's global state with numbers of size 1: positions in map sizes, weapons not ready or ready (0)."""
+        count, width = allies + env.num_enemies, len(env.own_features)
+        units = state[: count * width].reshape(count, width)
+        units = units.at[:, 1:3].divide(jnp.array([env.map_width, env.map_height]))
+        units = units.at[:, 3].set(jnp.maximum(units[:, 3], 0.0))  # JaxMARL counts on below 0
+        return jnp.concatenate([units.reshape(-1), state[count * width :]])
 
     def begin_one(key: Array) -> tuple[Moment, Seen]:
         key, now = jax.random.split(key)
