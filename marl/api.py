@@ -220,7 +220,8 @@ def evaluate(run: str | Path, episodes: int = 100, video: str | Path | None = No
         member: which one to film.
 
     Returns:
-        ``{"run", "step", "episodes", "members": [{"name", "mean", "standard_error", "unit"}]}``.
+        ``{"run", "step", "episodes", "members": [{"name", "mean", "standard_error", "unit", "outcomes"}]}``;
+        ``outcomes`` holds the means of what else the environment tells of an episode, such as ``win_rate``.
 
     Raises:
         UserError: no run or no usable checkpoint there, or fewer than one episode.
@@ -240,9 +241,11 @@ def evaluate(run: str | Path, episodes: int = 100, video: str | Path | None = No
             film.write(Path(video))
     means = metrics["eval/return_mean"].mean(1).tolist()
     errors = [None if np.isnan(error) else error for error in metrics["eval/return_stderr"].tolist()]
+    names = evaluator.env.spec.outcomes
     rows = [
         {"name": m.name, "mean": mean, "standard_error": error, "unit": RETURN_UNIT}
-        for m, mean, error in zip(recipe.members, means, errors, strict=True)
+        | {"outcomes": {name: metrics[f"eval/{name}"][p].item() for name in names}}
+        for p, (m, mean, error) in enumerate(zip(recipe.members, means, errors, strict=True))
     ]
     return {"run": str(folder), "step": step, "episodes": episodes, "members": rows}
 

@@ -258,7 +258,8 @@ def evaluate(arguments: Sequence[str]) -> None:
     for row in result["members"]:
         margin = row["standard_error"] and t_quantile(0.975, given.episodes - 1) * row["standard_error"]
         interval = "" if margin is None else f" +- {margin:.3f} (95 % interval)"
-        print(f"{row['name']}: {row['mean']:.3f}{interval} {row['unit']}, {given.episodes} episodes")
+        outcomes = "".join(f", {name} {value:.3f}" for name, value in row["outcomes"].items())
+        print(f"{row['name']}: {row['mean']:.3f}{interval} {row['unit']}, {given.episodes} episodes{outcomes}")
     if video is not None:
         print(f"video: {video}")
 

@@ -17,7 +17,7 @@ DISTRIBUTION = "marl-reciprocity"
 
 RECORDED = (
     *("torch", "numpy", "scipy", "gymnasium", "pettingzoo", "mpe2", "mujoco", "safetensors", "tensorboard"),
-    "gymnasium-robotics",
+    *("gymnasium-robotics", "jax", "jaxlib", "jaxmarl"),
 )
 """Distributions whose versions every run records: its numbers may depend on them."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -122,5 +123,8 @@ class Film:
         pictures = np.stack([frame for episode in self.frames for frame in episode])
         height, width = (side // 2 * 2 for side in pictures.shape[1:3])
         path.parent.mkdir(parents=True, exist_ok=True)
-        iio.imwrite(path, pictures[:, :height, :width], fps=frames_per_second, codec="libx264", plugin="FFMPEG")
+        with warnings.catch_warnings():
+            # JAX warns of every new process; a new program (ffmpeg) takes none of its locks along.
+            warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called", category=RuntimeWarning)
+            iio.imwrite(path, pictures[:, :height, :width], fps=frames_per_second, codec="libx264", plugin="FFMPEG")
         return path

@@ -1,6 +1,8 @@
 """What a user does wrong is answered with one line and exit code 2, and nothing that was there is lost."""
 
+import importlib.util
 import json
+import sys
 
 import pytest
 from run_tools import content, refused
@@ -91,6 +93,63 @@ def test_a_value_that_makes_no_sense_is_repeated_with_what_was_expected(options,
 def test_an_option_of_a_foreign_environment_needs_its_value(capsys):
     line = refused(capsys, "train", "ddpg", "gym/Pendulum-v1", "--env.g", "--steps", "5")
     assert line == "--env.g: expected a value"
+
+
+MISFITS = [
+    (
+        "qmix mujoco/Hopper-v5",
+        "qmix needs discrete actions, those of mujoco/Hopper-v5 are continuous; mappo and maddpg",
+    ),
+    ("qmix gym/CartPole-v1 --hidden ,", "--hidden: expected int,..., got ','"),
+    ("qmix gym/CartPole-v1 --mixer qmx", "--mixer: 'qmx' is not a choice; did you mean 'qmix'?"),
+    ("qmix gym/CartPole-v1 --epsilon-start 2", "epsilon_start: expected a number from 0 to 1, got 2.0"),
+    ("qmix gym/CartPole-v1 --target-interval -1", "target_interval: expected 0 or more, got -1"),
+    ("qmix gym/CartPole-v1 --n-step 3 --td-lambda .5", "n_step: 3 does not go with td_lambda; choose n_step 1 or"),
+    ("mappo gym/CartPole-v1 --critic centrl", "--critic: 'centrl' is not a choice; did you mean 'central'?"),
+    ("mappo gym/CartPole-v1 --rollout 0", "rollout: expected 1 or more, got 0"),
+    ("mappo gym/CartPole-v1 --recurrent yes --rollout 15", "a rollout of 15 steps is no whole number of chunks of 10"),
+    ("mappo gym/CartPole-v1 --sweep rollout=5,10", "expected FIELD=V,V,... of a field that may be swept"),
+    ("maptf mpe/simple_spread_v3 --shared yes", "maptf needs networks of each agent's own, got shared=true; choose"),
+    ("maptf mpe/simple_spread_v3 --options.fad 1", "did you mean '--options.fade'?"),
+    ("maptf mpe/simple_spread_v3 --options.fade -1", "options.fade: expected 0 or more, got -1.0"),
+    ("maptf-mappo mpe/simple_spread_v3 --recurrent yes", "maptf-mappo cannot imitate with recurrent=true; choose"),
+    ("dvm mpe/simple_speaker_listener_v4", "dvm needs agents of equal sizes, mpe/simple_speaker_listener_v4 has"),
+    ("dvm mpe/simple_spread_v3 --shared yes", "dvm needs networks of each agent's own, got shared=true; choose"),
+    ("dvm mpe/simple_spread_v3 --cycle-train 0", "cycle_train: expected 1 or more, got 0"),
+    ("qmix smax/3n", "no environment 'smax/3n'; did you mean '3m'?"),
+    ("qmix smax/3m --env.max_step 9", "unknown argument '--env.max-step'; did you mean '--env.max-steps'?"),
+    ("qmix smax/3m --env.max_steps 0", "max_steps: expected 1 or more, got 0"),
+    ("maddpg mamujoco/Hoper-3x1", "no environment 'mamujoco/Hoper-3x1'; did you mean 'Hopper-3x1'?"),
+    ("maddpg mamujoco/Hopper-2x1", "no environment 'mamujoco/Hopper-2x1'; did you mean 'Hopper-3x1'?"),
+    ("maddpg mamujoco/Hopper-3x1 --agents 2", "mamujoco/Hopper-3x1 has 3 agents, not 2; the partition decides"),
+    ("maddpg mamujoco/Hopper-3x1 --env.wings 2", "mamujoco/Hopper-3x1 does not take wings=2: "),
+    ("maddpg mamujoco/Hopper-3x1 --env.agent_obsk -1", "mamujoco/Hopper-3x1 does not take agent_obsk=-1: "),
+    ("--preset pr-fig6-spread-n3-mapo", "did you mean 'pr-fig6-spread-n3-mappo'?"),
+    ("--preset pr-fig6-spread-n3-mappo qmix smax/3m", "says what to train; got 'qmix' as well"),
+    ("--preset pr-fig6-spread-n3-mappo --td-lambda 1", "unknown argument '--td-lambda'"),
+]
+
+
+@pytest.mark.parametrize("words, answer", MISFITS)
+def test_what_does_not_fit_an_algorithm_or_an_environment_is_one_line(words, answer, capsys, tmp_path):
+    package = {"smax": "jaxmarl", "mamujoco": "gymnasium_robotics"}.get(words.split()[1].partition("/")[0])
+    if package and importlib.util.find_spec(package) is None:
+        pytest.skip(f"needs {package}")
+    assert answer in refused(capsys, "train", *words.split())
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("module, environment", [("jaxmarl", "smax/3m"), ("gymnasium_robotics", "mamujoco/Ant-2x4")])
+def test_an_optional_package_that_is_not_there_is_named_with_its_command(module, environment, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)  # an import of it fails
+    line = refused(capsys, "train", "mappo", environment)
+    assert f"{environment.partition('/')[0]}/* needs " in line and "pip install -c constraints.txt -e '.[" in line
+
+
+def test_the_original_starcraft_that_is_not_there_says_where_it_comes_from(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("SC2PATH", str(tmp_path))
+    line = refused(capsys, "train", "qmix", "smac/3m")
+    assert line.startswith("smac/3m: ") and "(marl doctor shows every step)" in line
 
 
 @pytest.mark.parametrize("algorithm", ["ddpg", "td3"])

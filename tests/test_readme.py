@@ -44,6 +44,7 @@ def hollow(monkeypatch):
     monkeypatch.setattr(api, "evaluate", lambda *_, **__: {"members": []})
     monkeypatch.setattr("marl.plot.plot", lambda *_, **__: SimpleNamespace(table=[], path=""))
     monkeypatch.setattr(cli, "_finish", lambda *_: None)
+    monkeypatch.setattr(cli, "_member", lambda *_: 0)
 
 
 @pytest.mark.parametrize("line", everywhere("marl"))

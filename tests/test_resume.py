@@ -5,6 +5,7 @@ import random
 import re
 import shutil
 import signal
+from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -48,11 +49,18 @@ TASKS = {
     "dvm": ("dvm", "mpe/spread_assigned", "--steps", "200", "--reciprocity.kappa", "0.5", *CYCLE),
     "mamujoco": ("maddpg", "mamujoco/HalfCheetah-2x3", "--steps", "200", "--env.max_episode_steps", "30"),
 }
+JAX = {
+    "smax": (
+        *("qmix", "smax/3m", "--steps", "200", "--env.max_steps", "15", "--copies", "2", "--batch-size", "2"),
+        *("--update-every", "20", "--target-interval", "3", "--reciprocity.kappa", "0.5"),
+    )
+}
+"""Tasks for interpreters of their own: a process that has JAX's threads must not fork."""
 
 
 def command(task):
     """All that ``marl train`` is told for a task but its folder."""
-    algorithm, environment, *settings = TASKS[task]
+    algorithm, environment, *settings = (TASKS | JAX)[task]
     return algorithm, environment, *(BRIEF if algorithm.endswith("mappo") else SMALL), *settings
 
 
@@ -72,7 +80,7 @@ def never_stopped(tmp_path_factory):
     def run(task):
         if task not in made:
             folder = tmp_path_factory.mktemp("straight") / "run"
-            run_marl("train", *command(task), "--run", folder, log=f"{folder}.log")
+            run_marl("train", *command(task), "--run", folder, log=f"{folder}.log", real=task in JAX)
             made[task] = folder
         return made[task]
 
@@ -80,7 +88,8 @@ def never_stopped(tmp_path_factory):
 
 
 def steps_of(task):
-    return int(TASKS[task][TASKS[task].index("--steps") + 1])
+    words = command(task)
+    return int(words[words.index("--steps") + 1])
 
 
 def interrupted(task, folder, kills, workers=(), real=False, log="log"):
@@ -126,6 +135,13 @@ def test_so_does_one_whose_environments_live_in_worker_processes(task, never_sto
 def test_so_does_the_installed_command(task, workers, never_stopped, tmp_path):
     interrupted(task, tmp_path / "run", 1, workers, real=True)
     assert differences(never_stopped(task), tmp_path / "run") == []
+
+
+def test_so_does_one_in_smax(never_stopped, tmp_path):
+    """Its compiled programs, random keys and half-fought battles included."""
+    pytest.importorskip("jaxmarl")
+    interrupted("smax", tmp_path / "run", kills=1, real=True)
+    assert differences(never_stopped("smax"), tmp_path / "run") == []
 
 
 @pytest.mark.parametrize("after", [0, 1, 3])
@@ -254,6 +270,24 @@ def test_an_environment_that_cannot_be_saved_says_so_and_goes_on(tmp_path):
     # Step 35 is the 5th of the second episode. No transition leads from there into the new one, which begins at 0.
     assert tensors["/slots/obs"].flatten()[33:38].tolist() == [3.0, 4.0, 5.0, 0.0, 1.0]
     assert [row["value"] for row in metrics(folder) if row["metric"] == "train/return_mean"] == ["30.0"] * 3
+
+
+def test_so_does_the_original_starcraft_whose_battles_begin_anew(tmp_path, monkeypatch):
+    for part in ("Versions", "Maps/SMAC_Maps"):
+        (tmp_path / "game" / part).mkdir(parents=True)
+    monkeypatch.setenv("SC2PATH", str(tmp_path / "game"))
+    monkeypatch.syspath_prepend(Path(__file__).parent / "envs" / "standin")
+    folder, task = tmp_path / "run", ("qmix", "smac/3m", "--batch-size", "2", "--eval-every", "0")
+    process = Marl("train", *task[:2], *SMALL, *task[2:], "--run", folder, "--steps", "100", log=tmp_path / "log")
+    killed = process.kill_at(folder, 60)
+    assert (killed, process.err) == (
+        -signal.SIGKILL,
+        "note: the state of smac/3m cannot be saved; a resumed run starts new episodes\n",
+    )
+    process = Marl("resume", folder, "--quiet", log=tmp_path / "log")
+    assert process.wait() == 0, process.err
+    assert process.err == "note: the state of smac/3m could not be saved; new episodes start\n"
+    assert state(folder)[0] == 100
 
 
 @pytest.mark.parametrize("task", ["InvertedPendulum-v5", "Hopper-v5"])

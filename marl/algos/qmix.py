@@ -168,9 +168,9 @@ class QMIX:
         """
         avail = self.action_mask[:, None, None] if batch.avail is None else batch.avail[:, :, 1:]
         best = mask_logits(values[:, :, 1:], avail).argmax(-1)
-        worth = self.reciprocity(
-            UtilityValues(self.target_utilities, best, self.action_mask), batch.obs.flatten(2, 3)
-        ).unflatten(2, best.shape[2:])
+        happened = torch.cat([torch.ones_like(batch.filled[:, :1]), batch.filled], dim=1).flatten(1)
+        heard = UtilityValues(self.target_utilities, best, self.action_mask)
+        worth = self.reciprocity(heard, batch.obs.flatten(2, 3), happened).unflatten(2, best.shape[2:])
         next_value = self.mix(self.target_mixer, worth, state[:, 1:])
         reward, terminated = batch.reward, batch.terminated
         if self.config.mixer != "none":

@@ -124,18 +124,21 @@ def _make(id: str, name: str, options: Mapping[str, Any]) -> Any:
         with contextlib.redirect_stderr(io.StringIO()):  # it prints a note on tasks that are not these
             from gymnasium_robotics import mamujoco_v1
     except ImportError:
-        raise UserError("mamujoco/* needs gymnasium-robotics: pip install gymnasium-robotics") from None
+        raise UserError(
+            "mamujoco/* needs gymnasium-robotics: pip install -c constraints.txt -e '.[mamujoco]'"
+        ) from None
     scenario, _, partition = name.partition("-")
     try:
         return mamujoco_v1.parallel_env(
             scenario=scenario, agent_conf=partition, **{"render_mode": "rgb_array", **options}
         )
-    except TypeError as error:
-        raise UserError(f"{id} does not take these keywords: {' '.join(str(error).split())}") from None
     except Exception as error:
-        if not isinstance(error, NotImplementedError) and "UNKNOWN partitioning" not in str(error):
+        if isinstance(error, NotImplementedError) or "UNKNOWN partitioning" in str(error):
+            raise UserError(f"no environment {id!r}{suggestion(name, TASKS)}") from None
+        if not options:
             raise
-        raise UserError(f"no environment {id!r}{suggestion(name, TASKS)}") from None
+        given = ", ".join(f"{key}={value!r}" for key, value in options.items())
+        raise UserError(f"{id} does not take {given}: {' '.join(str(error).split())}") from None
 
 
 class MaMuJoCo:

@@ -31,8 +31,13 @@ class AdjacencySpace(ABC):
     views = False
 
     @abstractmethod
-    def __call__(self, states: Tensor) -> Iterator[Tensor]:
-        """States ``[P, G, B, D]`` -> as many adjacent states of the same shape as there are levels."""
+    def __call__(self, states: Tensor, real: Tensor | None = None) -> Iterator[Tensor]:
+        """States ``[P, G, B, D]`` -> as many adjacent states of the same shape as there are levels.
+
+        Args:
+            real: ``[P, B]`` bool, False where a row only fills up the batch: no state is made from it. At least one row
+                of each member is real. None: all are.
+        """
 
     def state_dict(self) -> State:
         return {}
@@ -52,7 +57,7 @@ class Exact(AdjacencySpace):
 
     levels = (0,)
 
-    def __call__(self, states: Tensor) -> Iterator[Tensor]:
+    def __call__(self, states: Tensor, real: Tensor | None = None) -> Iterator[Tensor]:
         yield states
 
 
@@ -77,7 +82,7 @@ class Nearest(AdjacencySpace):
         self.levels = (1,) * count
         self.metric = metric
 
-    def __call__(self, states: Tensor) -> Iterator[Tensor]:
+    def __call__(self, states: Tensor, real: Tensor | None = None) -> Iterator[Tensor]:
         count = len(self.levels)
         _need_rows(states, count + 1)
         if self.metric == "euclidean":
@@ -85,6 +90,8 @@ class Nearest(AdjacencySpace):
         else:
             unit = torch.nn.functional.normalize(states, dim=-1)
             distance = 1 - unit @ unit.transpose(-1, -2)
+        if real is not None:
+            distance.masked_fill_(~real[:, None, None], torch.inf)
         distance.diagonal(dim1=-2, dim2=-1).fill_(torch.inf)
         rows = distance.topk(count, largest=False).indices
         for k in range(count):
@@ -112,13 +119,13 @@ class Perturbed(AdjacencySpace):
             self.real = self.mask.int().argsort(dim=-1, descending=True, stable=True)  # real coordinates first
 
     @abstractmethod
-    def values(self, states: Tensor, index: Tensor) -> Tensor:
+    def values(self, states: Tensor, index: Tensor, real: Tensor | None) -> Tensor:
         """What the coordinates ``index`` ``[P, G, B, rho]`` change to, in the same shape."""
 
-    def __call__(self, states: Tensor) -> Iterator[Tensor]:
+    def __call__(self, states: Tensor, real: Tensor | None = None) -> Iterator[Tensor]:
         for rho in self.levels:
             index = self._coordinates(states, min(rho, states.shape[-1]))
-            near = states.scatter(-1, index, self.values(states, index))
+            near = states.scatter(-1, index, self.values(states, index, real))
             if self.padded and rho > self.smallest:  # an agent with fewer than rho coordinates drew padding too
                 near = torch.where(self.mask.to(states.device).unsqueeze(-2), near, states)
             yield near
@@ -148,18 +155,29 @@ class Perturbed(AdjacencySpace):
 class Resample(Perturbed):
     """The coordinates take the values that they have in another row of the batch, one random row for each state."""
 
-    def values(self, states: Tensor, index: Tensor) -> Tensor:
+    def values(self, states: Tensor, index: Tensor, real: Tensor | None) -> Tensor:
         _, groups, rows, width = states.shape
         _need_rows(states, 2)
-        ahead = self.streams.integers(rows - 1, groups, rows, 1).to(states.device)
-        other = (ahead + torch.arange(1, rows + 1, device=states.device).unsqueeze(-1)) % rows
+        if real is None:
+            ahead = self.streams.integers(rows - 1, groups, rows, 1).to(states.device)
+            other = (ahead + torch.arange(1, rows + 1, device=states.device).unsqueeze(-1)) % rows
+        else:
+            other = self._other(real, groups).unsqueeze(-1).to(states.device)
         return states.flatten(2).gather(-1, (other * width + index).flatten(2)).view_as(index)
+
+    def _other(self, real: Tensor, groups: int) -> Tensor:
+        """For each row one of the other real rows: ``[P, B]`` -> ``[P, G, B]`` int64."""
+        real = real.cpu()
+        count, place = real.sum(-1).view(-1, 1, 1), real.cumsum(-1).unsqueeze(1)  # place: the next real row's number
+        further = (self.streams.uniform(groups, real.shape[-1]) * (count - 1)).long()
+        order = real.int().argsort(dim=-1, descending=True, stable=True)  # real rows first
+        return order.unsqueeze(1).expand(-1, groups, -1).gather(-1, (place + further) % count)
 
 
 class Mask(Perturbed):
     """The coordinates become zero, as if the observation matrix lacked their rows (Remark 1)."""
 
-    def values(self, states: Tensor, index: Tensor) -> Tensor:
+    def values(self, states: Tensor, index: Tensor, real: Tensor | None) -> Tensor:
         return torch.zeros_like(index, dtype=states.dtype)
 
 
@@ -173,11 +191,11 @@ class Gaussian(Perturbed):
         self.sigma = sigma
         self.moments = Moments()
 
-    def __call__(self, states: Tensor) -> Iterator[Tensor]:
+    def __call__(self, states: Tensor, real: Tensor | None = None) -> Iterator[Tensor]:
         self.moments.update(states)
-        return super().__call__(states)
+        return super().__call__(states, real)
 
-    def values(self, states: Tensor, index: Tensor) -> Tensor:
+    def values(self, states: Tensor, index: Tensor, real: Tensor | None) -> Tensor:
         noise = self.streams.normal(*index.shape[1:], dtype=states.dtype).to(states.device)
         scale = (self.sigma * self.moments.std()).to(states).unsqueeze(-2).expand_as(states).gather(-1, index)
         return states.gather(-1, index) + scale * noise

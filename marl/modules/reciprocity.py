@@ -116,8 +116,8 @@ class Reciprocity:
         self.graph: Graph = graph if isinstance(graph, Graph) else Changing(graph)
 
     @torch.no_grad()
-    def __call__(self, values: Values, states: Tensor) -> Tensor:
-        """Z* at states ``[P, G, B, D]`` -> ``[P, N, B, *]``, without gradient.
+    def __call__(self, values: Values, states: Tensor, real: Tensor | None = None) -> Tensor:
+        """Z* at states ``[P, G, B, D]`` -> ``[P, N, B, *]``, without gradient; for ``real`` see ``AdjacencySpace``.
 
         With kappa = 0 for all members this is ``values.own(states)`` and no random number is drawn. Raises
         ``UserError`` if the batch is too small for the adjacency space or the graph has another number of agents.
@@ -131,7 +131,7 @@ class Reciprocity:
             raise UserError(
                 f"graph: weights for {weights.shape[-1]} agents arrived, but there are {own.shape[1]} critics"
             )
-        others = self._average(lambda adjacent: self._heard(values, adjacent, weights), states)
+        others = self._average(lambda adjacent: self._heard(values, adjacent, weights), states, real)
         value = blend(own, others, self.kappa, weights)
         self._last = own, value
         return value
@@ -147,9 +147,9 @@ class Reciprocity:
             heard = heard + own * own_share.to(own).view(*own_share.shape, *[1] * (own.dim() - 2))
         return heard
 
-    def _average(self, ask: Callable[[Tensor], Tensor], states: Tensor) -> Tensor:
+    def _average(self, ask: Callable[[Tensor], Tensor], states: Tensor, real: Tensor | None) -> Tensor:
         """The weighted mean of what the critics answer over S#."""
-        near = self.space(states)
+        near = self.space(states, real)
         total = ask(next(near)) * self.shares[0]
         for share, state in zip(self.shares[1:], near, strict=True):
             total = total.add(ask(state), alpha=share)

@@ -319,7 +319,7 @@ def test_a_member_alone_is_the_same_as_in_a_population(case, adjacency):
 class Off:
     """No reciprocity at all."""
 
-    def __call__(self, values: Any, states: Tensor) -> Tensor:
+    def __call__(self, values: Any, states: Tensor, real: Tensor | None = None) -> Tensor:
         return values.own(states)
 
     def metrics(self) -> dict[str, Tensor]:

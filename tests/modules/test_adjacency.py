@@ -1,5 +1,7 @@
 """Adjacent states: how far they lie from the true ones, by hand and by property."""
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -73,6 +75,21 @@ def test_resample_takes_the_coordinate_from_another_row_of_the_same_agent_and_me
     for p, g, b, d in changed.nonzero().tolist():
         others = [states[p, g, row, d].item() for row in range(5) if row != b]
         assert near[p, g, b, d].item() in others
+
+
+def test_what_only_fills_up_the_batch_is_no_other_row():
+    """Rows 1 and 3 of the first member and row 0 of the second are padding; a member's draws are those it has alone."""
+    states, real = distinct(2, 2, 4, 1), torch.tensor([[True, False, True, False], [False, True, True, True]])
+    space = Resample(streams(0, 1), (1,), 1)
+    near = torch.stack([next(space(states, real)) for _ in range(200)])
+    for p, g, b in itertools.product(range(2), range(2), range(4)):
+        found = {row for row in range(4) if (near[:, p, g, b] == states[p, g, row]).any()}
+        others = set(real[p].nonzero().flatten().tolist()) - {b}
+        assert found == others if real[p, b] else found <= others  # of padding itself nothing is asked
+    alone = Resample(streams(1), (1,), 1)
+    assert all(torch.equal(next(alone(states[1:], real[1:])), each[1:]) for each in near)
+    knn = next(Nearest(1, "euclidean")(states, real))
+    assert knn[0, 0].flatten().tolist() == [3.0, 1.0, 1.0, 3.0]  # without padding row 1 (2.0) is the nearest to row 0
 
 
 def test_resample_reaches_every_coordinate_and_every_other_row_equally_often():

@@ -39,7 +39,7 @@ class Shifted(AdjacencySpace):
     def __init__(self, *levels: int) -> None:
         self.levels = levels
 
-    def __call__(self, states: Tensor):
+    def __call__(self, states: Tensor, real: Tensor | None = None):
         return (states + k + 1 for k in range(len(self.levels)))
 
 
@@ -119,7 +119,7 @@ def test_one_agent_alone_learns_from_adjacent_states_of_its_own_critic():
 class Untouchable(AdjacencySpace):
     levels = (1,)
 
-    def __call__(self, states: Tensor):
+    def __call__(self, states: Tensor, real: Tensor | None = None):
         raise AssertionError("asked although kappa is 0")
 
 

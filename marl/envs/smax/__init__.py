@@ -43,7 +43,7 @@ class Smax:
     ) -> VectorEnv:
         """See ``marl.envs.EnvFamily.make``; the copies always step in this process, ``workers`` or not."""
         if name not in MAPS:
-            raise UserError(f"no environment smax/{name}{suggestion(name, MAPS)}")
+            raise UserError(f"no environment {f'smax/{name}'!r}{suggestion(name, MAPS)}")
         check_ranges(options)
         from marl.envs.smax.env import SmaxEnv  # only now, so that listing the maps waits for nothing
 

@@ -80,7 +80,7 @@ def jax_module() -> Any:
     try:
         import jax
     except ImportError:
-        raise UserError("smax/* needs JaxMARL: pip install 'marl-reciprocity[smax]'") from None
+        raise UserError("smax/* needs JaxMARL: pip install -c constraints.txt -e '.[smax]'") from None
     if jax.config.jax_platforms is None:
         jax.config.update("jax_platforms", "cpu")
     if jax.config.jax_compilation_cache_dir is None:
@@ -100,7 +100,7 @@ def game(name: str, options: SmaxOptions) -> Any:
         with silent():
             from jaxmarl.environments.smax import HeuristicEnemySMAX, map_name_to_scenario
     except ImportError:
-        raise UserError("smax/* needs JaxMARL: pip install 'marl-reciprocity[smax]'") from None
+        raise UserError("smax/* needs JaxMARL: pip install -c constraints.txt -e '.[smax]'") from None
     rules = {"see_enemy_actions": options.see_enemy_actions, "walls_cause_death": options.walls_cause_death}
     return HeuristicEnemySMAX(scenario=map_name_to_scenario(name), **rules)
 
