@@ -102,7 +102,7 @@ def stepping(recipe: Recipe) -> tuple[Training, Callable[[], None]]:
 def mappo_steps(**settings: Any) -> Work:
     """Environment steps of MAPPO on simple_spread, learning included; one call gathers a rollout and learns.
 
-    On top of what the rivals do, values are normalised, and the shared critic is asked once for each agent.
+    On top of what the rivals do, values are normalised, and the shared critic has a head for each agent.
     """
     keep_memory()  # as `marl train` does
     terms = MAPPOTerms(**settings)

@@ -38,7 +38,7 @@ class Marl:
     Args:
         arguments: of the command line.
         log: stdout and stderr go to ``log.out`` and ``log.err``.
-        real: start an interpreter; else fork this one, which has torch imported already.
+        real: start an interpreter; else fork this one, which has torch imported already. One with JAX is not forked.
         before: called in the forked process before the command.
     """
 
@@ -47,7 +47,7 @@ class Marl:
         out, err = (path.open("wb") for path in self.files)
         arguments = [str(a) for a in arguments]
         self.code = None
-        if real:
+        if real or ("jax" in sys.modules and before is None):
             command = [sys.executable, "-m", "marl.cli", *arguments]
             # Popen's own bookkeeping is not wanted: the process is waited for by its number, like a forked one.
             self.pid = os.posix_spawn(
@@ -90,7 +90,11 @@ class Marl:
 
     def kill_at(self, folder, step, delay=0.0, number=signal.SIGKILL):
         """Kill it ``delay`` seconds after ``metrics.csv`` has a row of ``step``; its exit code."""
+        end = time.monotonic() + 180
         while last_step(folder) < step and self.code is None:
+            if time.monotonic() > end:
+                self.kill()
+                raise TimeoutError(f"no step {step}: {self.err}")
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
                 self.code = os.waitstatus_to_exitcode(status)

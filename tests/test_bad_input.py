@@ -100,7 +100,7 @@ MISFITS = [
         "qmix mujoco/Hopper-v5",
         "qmix needs discrete actions, those of mujoco/Hopper-v5 are continuous; mappo and maddpg",
     ),
-    ("qmix gym/CartPole-v1 --hidden ,", "--hidden: expected int,..., got ','"),
+    ("qmix gym/CartPole-v1 --hidden ,", "qmix: a recurrent network needs a width, hidden is empty"),
     ("qmix gym/CartPole-v1 --mixer qmx", "--mixer: 'qmx' is not a choice; did you mean 'qmix'?"),
     ("qmix gym/CartPole-v1 --epsilon-start 2", "epsilon_start: expected a number from 0 to 1, got 2.0"),
     ("qmix gym/CartPole-v1 --target-interval -1", "target_interval: expected 0 or more, got -1"),

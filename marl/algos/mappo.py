@@ -116,6 +116,11 @@ class MAPPO:
 
     def __init__(self, spec: EnvSpec, configs: Sequence[MAPPOConfig], seeds: Sequence[int]) -> None:
         self.config = config = configs[0]
+        if spec.independent and config.critic == "central":
+            raise UserError(
+                f"mappo: the {spec.n_agents} agents of {spec.id} play copies of their own, so nothing is central; "
+                "choose critic=own"
+            )
         if config.recurrent and not config.hidden:
             raise UserError("mappo: a recurrent network needs a width, hidden is empty")
         if config.recurrent and config.rollout % config.chunk:

@@ -79,6 +79,8 @@ class QMIX:
         self.config = config = configs[0]
         require_team_of_discrete_actions(spec)
         self.max_steps, self.action_mask = spec.max_steps, spec.action_mask
+        if config.recurrent and not config.hidden:
+            raise UserError("qmix: a recurrent network needs a width, hidden is empty")
         names = ("gamma", "tau", "td_lambda", "epsilon_start", "epsilon_end", "epsilon_steps")
         self.gamma, self.tau, self.td_lambda, *self.epsilon_schedule = (per_member(configs, name) for name in names)
         if config.n_step > 1 and self.td_lambda.any():

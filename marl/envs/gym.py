@@ -194,7 +194,7 @@ def _make(id: str, name: str, options: Mapping[str, Any]) -> tuple[Any, int | No
         raise UserError(f"no environment {id!r} ({reason}){suggestion(name, gymnasium.registry)}") from None
     except TypeError as error:
         raise UserError(f"{id} does not take these keywords: {' '.join(str(error).split())}") from None
-    if limit is not None and (not isinstance(limit, int) or limit < 1):
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
         raise UserError(f"{id}: max_episode_steps is a positive number of steps, got {limit!r}")
     return env, limit
 

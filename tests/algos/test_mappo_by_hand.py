@@ -331,3 +331,7 @@ def test_settings_that_do_not_fit_are_refused():
         make(recurrent=True, chunk=30)
     with pytest.raises(UserError, match="hidden is empty"):
         make(recurrent=True, hidden=())
+    apart = EnvSpec("test/apart", ("a", "b"), (1, 1), (2, 2), discrete=True, independent=True)
+    with pytest.raises(UserError, match="play copies of their own, so nothing is central; choose critic=own"):
+        make(apart)
+    make(apart, critic="own")
