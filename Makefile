@@ -22,7 +22,8 @@ test: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m jax
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not jax"
 
 train: install
 	$(BIN)/marl train $(TRAIN)

@@ -54,8 +54,9 @@ ROWS = {
         f"qmix {INDEX} --steps 200000 --copies 32 --update-every 50 --lr 1e-3 --td-lambda 0.6 --limit-is-end yes "
         f"--eval-every 25000 --checkpoint-every 25000 {COMMON}"
     ),
-    "assigned-maptf": Row(f"maptf mpe/spread_assigned --steps 64000 {MPE} {COMMON}"),
+    "assigned-maptf": Row(f"maptf mpe/spread_assigned --steps 96000 {MPE} {COMMON}"),
     "assigned-dvm": Row(f"dvm mpe/spread_assigned --steps 64000 {MPE} {COMMON}"),
+    "spread-dvm": Row(f"dvm mpe/simple_spread_v3 --steps 64000 {MPE} {COMMON}"),
     "battle": Row(
         "qmix smax/3m --env.max-steps 50 --steps 300000 --copies 32 --update-every 200 --lr 1e-3 --td-lambda 0.6 "
         f"--eval-every 25000 --eval-episodes 64 --checkpoint-every 25000 {COMMON}",

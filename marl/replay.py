@@ -32,7 +32,7 @@ class Replay:
         memory_size: H, what the learner notes beside its action; 0: nothing.
         with_state: store the global state too, where the environment has one.
         batch_size: transitions of a ``draw``.
-        schedule: when the loop draws.
+        schedule: when the loop draws; None: at every step.
     """
 
     def __init__(
@@ -46,12 +46,12 @@ class Replay:
         memory_size: int = 0,
         with_state: bool = False,
         batch_size: int = 256,
-        schedule: Schedule = Schedule(0, 1),
+        schedule: Schedule | None = None,
     ) -> None:
         self.capacity = max(capacity // copies, 1)
         self.ring = self.capacity + 1  # the slot being written holds the newest successor
         self.members, self.copies, self.spec = members, copies, spec
-        self.batch_size, self.schedule = batch_size, schedule
+        self.batch_size, self.schedule = batch_size, schedule or Schedule(0, 1)
         grid = (self.ring, members, copies)
         n = spec.n_agents
         self.seen = {"obs": torch.zeros(*grid, n, spec.obs_size)}

@@ -38,7 +38,7 @@ class Marl:
     Args:
         arguments: of the command line.
         log: stdout and stderr go to ``log.out`` and ``log.err``.
-        real: start an interpreter; else fork this one, which has torch imported already. One with JAX is not forked.
+        real: start an interpreter; else fork this one, which has torch imported already.
         before: called in the forked process before the command.
     """
 
@@ -47,7 +47,7 @@ class Marl:
         out, err = (path.open("wb") for path in self.files)
         arguments = [str(a) for a in arguments]
         self.code = None
-        if real or ("jax" in sys.modules and before is None):
+        if real:
             command = [sys.executable, "-m", "marl.cli", *arguments]
             # Popen's own bookkeeping is not wanted: the process is waited for by its number, like a forked one.
             self.pid = os.posix_spawn(

@@ -137,6 +137,7 @@ def test_so_does_the_installed_command(task, workers, never_stopped, tmp_path):
     assert differences(never_stopped(task), tmp_path / "run") == []
 
 
+@pytest.mark.jax
 def test_so_does_one_in_smax(never_stopped, tmp_path):
     """Its compiled programs, random keys and half-fought battles included."""
     pytest.importorskip("jaxmarl")

@@ -98,7 +98,7 @@ def test_a_second_process_is_told_who_uses_the_folder_until_that_one_dies(tmp_pa
 
 
 def test_a_worker_that_outlives_its_killed_trainer_does_not_hold_the_lock(tmp_path):
-    worker = "import os; child = os.fork(); child or time.sleep(60); print(child, flush=True)"
+    worker = "import os; os.fork() or print(os.getpid(), flush=True); time.sleep(60)"
     trainer = python(HOLD.format(inside=worker), tmp_path)
     child = int(trainer.stdout.readline())
     try:

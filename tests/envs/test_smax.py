@@ -17,6 +17,7 @@ from marl.envs.check import check_env
 from marl.envs.smax import MAPS
 from marl.types import State, UserError
 
+pytestmark = pytest.mark.jax
 needs_jaxmarl = pytest.mark.skipif(find_spec("jaxmarl") is None, reason="the extra `smax` is not installed")
 STOP, LIMIT, COPIES = 4, 12, 4
 HEALTH, ALIVE = "world.state.unit_health", "world.state.unit_alive"
