@@ -139,7 +139,7 @@ def test_what_does_not_fit_an_algorithm_or_an_environment_is_one_line(words, ans
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("module, environment", [("jaxmarl", "smax/3m"), ("gymnasium_robotics", "mamujoco/Ant-2x4")])
+@pytest.mark.parametrize("module, environment", [("jax", "smax/3m"), ("gymnasium_robotics", "mamujoco/Ant-2x4")])
 def test_an_optional_package_that_is_not_there_is_named_with_its_command(module, environment, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)  # an import of it fails
     line = refused(capsys, "train", "mappo", environment)

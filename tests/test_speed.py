@@ -140,6 +140,7 @@ def test_our_mappo_side_counts_the_environment_steps_of_whole_rollouts():
     assert [work(), work()] == [20.0, 20.0]
 
 
+@pytest.mark.jax
 @pytest.mark.slow  # compiles the battle
 def test_our_qmix_side_counts_updates_after_the_warm_up():
     """A round is 4 copies x 8 steps with 2 updates, so one is due every 16 environment steps."""
