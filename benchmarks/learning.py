@@ -57,6 +57,12 @@ ROWS = {
     "assigned-maptf": Row(f"maptf mpe/spread_assigned --steps 96000 {MPE} {COMMON}"),
     "assigned-dvm": Row(f"dvm mpe/spread_assigned --steps 64000 {MPE} {COMMON}"),
     "spread-dvm": Row(f"dvm mpe/simple_spread_v3 --steps 64000 {MPE} {COMMON}"),
+    "stalkers": Row(
+        "qmix smax/3s_vs_5z --steps 2000000 --copies 32 --update-every 200 --lr 1e-3 --td-lambda 0.6 "
+        "--limit-is-end yes --epsilon-steps 100000 --eval-every 100000 --eval-episodes 32 --checkpoint-every 200000 "
+        f"{COMMON}",
+        WIN_RATE,
+    ),
     "battle": Row(
         "qmix smax/3m --env.max-steps 50 --steps 300000 --copies 32 --update-every 200 --lr 1e-3 --td-lambda 0.6 "
         f"--eval-every 25000 --eval-episodes 64 --checkpoint-every 25000 {COMMON}",

@@ -19,7 +19,6 @@ from marl.config import option
 from marl.envs.base import EnvSpec
 from marl.modules.critics import Critic, joint_input, swaps
 from marl.modules.optim import StackedAdam
-from marl.modules.reciprocity import Reciprocity
 from marl.modules.stacked import StackedMLP
 from marl.ops.losses import sum_of_means
 from marl.population import per_member
@@ -71,20 +70,6 @@ class DVM:
         self.distilled_actor_optimizer = StackedAdam(self.distilled_actor, rate, config.max_grad_norm)
         self.distilled_critic_optimizer = StackedAdam(self.distilled_critic, rate, config.max_grad_norm)
         self.updates = 0
-
-    @property
-    def critic(self) -> Critic:
-        """The base's."""
-        return self.base.critic
-
-    @property
-    def reciprocity(self) -> Reciprocity:
-        """The base's."""
-        return self.base.reciprocity
-
-    @reciprocity.setter
-    def reciprocity(self, value: Reciprocity) -> None:
-        self.base.reciprocity = value
 
     def act(self, view: View, explore: bool) -> Acted:
         """As MADDPG, also while agents are distilled."""

@@ -17,9 +17,7 @@ from marl.algos.common import Metrics
 from marl.algos.maddpg import MADDPG, MADDPGConfig
 from marl.config import option
 from marl.envs.base import EnvSpec
-from marl.modules.critics import Critic
 from marl.modules.options import OptionModule, OptionsConfig, common_actions, everybodys_view, whom
-from marl.modules.reciprocity import Reciprocity
 from marl.ops.discrete import mask_logits
 from marl.population import per_member
 from marl.replay import Replay
@@ -56,20 +54,6 @@ class MAPTF:
         self.base = MADDPG(spec, configs, seeds)
         self.options = OptionModule([c.options for c in configs], per_member(configs, "gamma"), seeds, spec.obs_mask)
         self.obs_mask, self.action_mask, self.discrete = spec.obs_mask, spec.action_mask, spec.discrete
-
-    @property
-    def critic(self) -> Critic:
-        """The base's."""
-        return self.base.critic
-
-    @property
-    def reciprocity(self) -> Reciprocity:
-        """The base's."""
-        return self.base.reciprocity
-
-    @reciprocity.setter
-    def reciprocity(self, value: Reciprocity) -> None:
-        self.base.reciprocity = value
 
     def act(self, view: View, explore: bool) -> Acted:
         """Each agent's own policy acts; with ``explore`` its option goes on or another one is chosen."""

@@ -15,9 +15,7 @@ from marl.algos.common import Metrics
 from marl.algos.mappo import MAPPO, MAPPOConfig, Sequences
 from marl.config import option
 from marl.envs.base import EnvSpec, Step
-from marl.modules.actors import Net
 from marl.modules.options import OptionModule, OptionsConfig, common_actions, everybodys_view, whom
-from marl.modules.reciprocity import Reciprocity
 from marl.ops.discrete import mask_logits
 from marl.ops.losses import masked_mean
 from marl.population import per_member
@@ -67,20 +65,6 @@ class MAPTFMAPPO:
         self.options = OptionModule([c.options for c in configs], per_member(configs, "gamma"), seeds, spec.obs_mask)
         self.obs_mask, self.action_mask, self.discrete = spec.obs_mask, spec.action_mask, spec.discrete
         self.rows = Streams(seeds, "options/rows")
-
-    @property
-    def critic(self) -> Net:
-        """The base's."""
-        return self.base.critic
-
-    @property
-    def reciprocity(self) -> Reciprocity:
-        """The base's."""
-        return self.base.reciprocity
-
-    @reciprocity.setter
-    def reciprocity(self, value: Reciprocity) -> None:
-        self.base.reciprocity = value
 
     def act(self, view: View, explore: bool) -> Acted:
         """Each agent's own policy acts; with ``explore`` its option goes on or another one is chosen."""

@@ -93,7 +93,7 @@ def values(learner: Any, obs: Tensor, action: Tensor) -> Tensor:
             return base.norm.denormalize(value.squeeze(2))
         if base.discrete:
             action = one_hot(action, base.action_size).float()
-        return learner.critic(joint_input(obs, action.unsqueeze(1), shared=False))
+        return base.critic(joint_input(obs, action.unsqueeze(1), shared=False))
 
 
 @pytest.mark.parametrize("algorithm, name, discrete", CASES)
