@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from marl.algos.common import Learner
+from marl.algos.common import Learner, with_nothing_noted
 from marl.envs.base import VectorEnv
 
 
@@ -64,9 +64,7 @@ class Evaluator:
             on_step: called with the environment and the episodes still running (``[P, N, E]`` bool) before each step.
         """
         self._start_over()
-        view, size, names = self.first_view, learner.memory_size, self.env.spec.outcomes
-        if size:
-            view = view._replace(memory=view.obs.new_zeros(*view.obs.shape[:3], size))
+        view, names = with_nothing_noted(self.first_view, learner.memory_size), self.env.spec.outcomes
         running = torch.ones(view.obs.shape[:3], dtype=torch.bool)
         returns, lengths = torch.zeros(running.shape, dtype=torch.float64), torch.zeros(running.shape)
         outcomes = torch.zeros(len(running), running.shape[-1], len(names))

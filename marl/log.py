@@ -55,8 +55,10 @@ METRICS: dict[str, Metric] = {
     "train/dead_agents": Metric("agents per episode", "Own agents that were dead at the end of those episodes, mean."),
     "eval/win_rate": Metric("fraction of episodes", "Battles won without exploration."),
     "eval/dead_agents": Metric("agents per episode", "Own agents that were dead at the end, mean."),
-    "loss/critic": Metric("squared return", "Squared error of the critic on a batch, mean over the batch.", True),
-    "loss/actor": Metric("return", "What the actor minimises (the critic's value, negated), batch mean.", True),
+    "loss/critic": Metric(
+        "squared return", "Error that the critic minimises, batch mean (MAPPO: Huber, of normalised values).", True
+    ),
+    "loss/actor": Metric("return", "What the actor minimises: the critic's value, negated; or PPO's surrogate.", True),
     "value/q_mean": Metric("discounted return", "The critic's value of the batch, mean over the batch.", True),
     "value/target_mean": Metric("discounted return", "What the critic is trained towards, mean over the batch.", True),
     "value/target_gap": Metric("discounted return", "|Z* - Z|: how far reciprocity moves the target value.", True),

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from marl.algos.common import Buffer, Learner, Metrics, load_parts, save_parts
+from marl.algos.common import Buffer, Learner, Metrics, load_parts, save_parts, with_nothing_noted
 from marl.checkpoint import Checkpoints
 from marl.config import LoopConfig
 from marl.envs.base import EnvSpec, Step, VectorEnv
@@ -49,8 +49,7 @@ def following(acted: Acted, step: Step) -> View:
 
 def first_view(env: VectorEnv, learner: Learner) -> View:
     """What is seen as every copy starts afresh, with nothing noted."""
-    view, size = env.start(), learner.memory_size
-    return view._replace(memory=view.obs.new_zeros(*view.obs.shape[:3], size)) if size else view
+    return with_nothing_noted(env.start(), learner.memory_size)
 
 
 class Returns:

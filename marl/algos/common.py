@@ -66,6 +66,11 @@ class Learner(Protocol):
     def load_state_dict(self, state: State) -> None: ...
 
 
+def with_nothing_noted(view: View, size: int) -> View:
+    """What a learner that notes ``size`` numbers for each agent and copy sees as an episode begins; 0: none at all."""
+    return view._replace(memory=view.obs.new_zeros(*view.obs.shape[:3], size)) if size else view
+
+
 def require_continuous(algorithm: str, spec: EnvSpec) -> None:
     """Raise ``UserError`` unless the environment's actions are vectors."""
     if spec.discrete:

@@ -17,8 +17,7 @@ from marl.algos.common import Metrics
 from marl.algos.maddpg import MADDPG, MADDPGConfig
 from marl.config import option
 from marl.envs.base import EnvSpec
-from marl.modules.options import OptionModule, OptionsConfig, common_actions, everybodys_view, whom
-from marl.ops.discrete import mask_logits
+from marl.modules.options import OptionModule, OptionsConfig, everybodys_answers, whom
 from marl.population import per_member
 from marl.replay import Replay
 from marl.types import Acted, Batch, State, UserError, View
@@ -53,7 +52,7 @@ class MAPTF:
             raise UserError("maptf needs networks of each agent's own, got shared=true; choose shared=false")
         self.base = MADDPG(spec, configs, seeds)
         self.options = OptionModule([c.options for c in configs], per_member(configs, "gamma"), seeds, spec.obs_mask)
-        self.obs_mask, self.action_mask, self.discrete = spec.obs_mask, spec.action_mask, spec.discrete
+        self.spec, self.discrete = spec, spec.discrete
 
     def act(self, view: View, explore: bool) -> Acted:
         """Each agent's own policy acts; with ``explore`` its option goes on or another one is chosen."""
@@ -92,19 +91,8 @@ class MAPTF:
 
     @torch.no_grad()
     def everybodys_answers(self, obs: Tensor, avail: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Actor o's output at agent i's observation, and which of its entries agent i may follow.
-
-        Args:
-            obs: ``[P, N, B, D]``.
-            avail: ``[P, N, B, A]``, or None.
-
-        Returns:
-            ``[P, N, O, B, A]``; logits elsewhere are out of reach. Bool ``[P, N, O, B, A]``: actions (or components)
-            that both agents have and i may take.
-        """
-        output = self.base.actor(everybodys_view(obs, self.obs_mask)).unflatten(2, obs.shape[1:3]).transpose(1, 2)
-        common = common_actions(self.action_mask, avail).expand_as(output)
-        return mask_logits(output, common) if self.discrete else output, common
+        """Actor o's output at agent i's observation: see ``marl.modules.options.everybodys_answers``."""
+        return everybodys_answers(self.base.actor, obs, avail, self.spec)
 
     def mismatch(self, output: Tensor, teacher: Tensor, common: Tensor) -> Tensor:
         """How far agents are from those they imitate: ``[P, N, B]``, with a gradient into ``output`` alone.

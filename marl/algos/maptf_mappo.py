@@ -15,8 +15,7 @@ from marl.algos.common import Metrics
 from marl.algos.mappo import MAPPO, MAPPOConfig, Sequences
 from marl.config import option
 from marl.envs.base import EnvSpec, Step
-from marl.modules.options import OptionModule, OptionsConfig, common_actions, everybodys_view, whom
-from marl.ops.discrete import mask_logits
+from marl.modules.options import OptionModule, OptionsConfig, everybodys_answers, whom
 from marl.ops.losses import masked_mean
 from marl.population import per_member
 from marl.rollout import Rollout
@@ -63,7 +62,7 @@ class MAPTFMAPPO:
                 raise UserError(f"maptf-mappo cannot imitate with {name}=true; choose {name}=false")
         self.base = MAPPO(spec, configs, seeds)
         self.options = OptionModule([c.options for c in configs], per_member(configs, "gamma"), seeds, spec.obs_mask)
-        self.obs_mask, self.action_mask, self.discrete = spec.obs_mask, spec.action_mask, spec.discrete
+        self.spec, self.discrete = spec, spec.discrete
         self.rows = Streams(seeds, "options/rows")
 
     def act(self, view: View, explore: bool) -> Acted:
@@ -100,20 +99,8 @@ class MAPTFMAPPO:
 
     @torch.no_grad()
     def everybodys_answers(self, obs: Tensor, avail: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Actor o's logits or mean at agent i's observation, and which of its entries agent i may follow.
-
-        Args:
-            obs: ``[P, N, B, D]``.
-            avail: ``[P, N, B, A]``, or None.
-
-        Returns:
-            ``[P, N, O, B, A]``; logits elsewhere are out of reach. Bool ``[P, N, O, B, A]``: actions (or components)
-            that both agents have and i may take.
-        """
-        output, _ = self.base.actor(everybodys_view(obs, self.obs_mask).unsqueeze(2))
-        output = output.squeeze(2).unflatten(2, obs.shape[1:3]).transpose(1, 2)
-        common = common_actions(self.action_mask, avail).expand_as(output)
-        return mask_logits(output, common) if self.discrete else output, common
+        """Actor o's logits or mean at agent i's observation: see ``marl.modules.options.everybodys_answers``."""
+        return everybodys_answers(lambda seen: self.base.actor(seen.unsqueeze(2))[0].squeeze(2), obs, avail, self.spec)
 
     @torch.no_grad()
     def lesson(self, teacher: Tensor, weight: Tensor, option: Tensor) -> Tensor:

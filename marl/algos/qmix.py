@@ -78,7 +78,7 @@ class QMIX:
     def __init__(self, spec: EnvSpec, configs: Sequence[QMIXConfig], seeds: Sequence[int]) -> None:
         self.config = config = configs[0]
         require_team_of_discrete_actions(spec)
-        self.max_steps, self.action_mask = spec.max_steps, spec.action_mask
+        self.action_mask = spec.action_mask
         if config.recurrent and not config.hidden:
             raise UserError("qmix: a recurrent network needs a width, hidden is empty")
         names = ("gamma", "tau", "td_lambda", "epsilon_start", "epsilon_end", "epsilon_steps")

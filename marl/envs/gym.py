@@ -194,9 +194,14 @@ def _make(id: str, name: str, options: Mapping[str, Any]) -> tuple[Any, int | No
         raise UserError(f"no environment {id!r} ({reason}){suggestion(name, gymnasium.registry)}") from None
     except TypeError as error:
         raise UserError(f"{id} does not take these keywords: {' '.join(str(error).split())}") from None
+    check_limit(id, limit)
+    return env, limit
+
+
+def check_limit(id: str, limit: Any) -> None:
+    """Raise ``UserError`` unless ``limit``, the keyword ``max_episode_steps``, is a number of steps, or None."""
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
         raise UserError(f"{id}: max_episode_steps is a positive number of steps, got {limit!r}")
-    return env, limit
 
 
 class Gym:

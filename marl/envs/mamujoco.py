@@ -17,7 +17,7 @@ import numpy as np
 from marl.config import suggestion
 from marl.envs.base import EnvSpec, VectorEnv
 from marl.envs.copies import generator_state, load_generator
-from marl.envs.gym import ActionMap, box_size
+from marl.envs.gym import ActionMap, box_size, check_limit
 from marl.envs.mujoco import load_world, save_world
 from marl.envs.workers import make_copies
 from marl.types import State, UserError
@@ -48,12 +48,11 @@ class MaMuJoCoCopy:
     def __init__(self, seed: int, id: str, name: str, options: Mapping[str, Any]) -> None:
         options = dict(options)
         limit = options.pop("max_episode_steps", None)
+        check_limit(id, limit)
         self.env = _make(id, name, options)
         task = self.env.single_agent_env.spec
         registered = task.max_episode_steps if task is not None else None
         self.limit = limit if limit is not None else registered or LIMIT
-        if not isinstance(self.limit, int) or self.limit < 1:
-            raise UserError(f"{id}: max_episode_steps is a positive number of steps, got {limit!r}")
         self.world = self.env.single_agent_env.unwrapped
         self.env.single_agent_env = self.world  # without the wrapper that counts steps: that is done here
         for levels in getattr(self.env, "k_dicts", ()):

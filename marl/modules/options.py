@@ -8,7 +8,7 @@ Agents always act by their own policies: options only say whom to imitate.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from marl.config import option
+from marl.envs.base import EnvSpec
 from marl.modules.optim import StackedAdam, step_together
 from marl.modules.stacked import Stacked, StackedMLP
+from marl.ops.discrete import mask_logits
 from marl.ops.losses import masked_mean
 from marl.streams import Streams
 from marl.types import State
@@ -266,6 +268,26 @@ def common_actions(action_mask: Tensor, avail: Tensor | None) -> Tensor:
     """
     own = action_mask[:, None].unsqueeze(0) if avail is None else avail
     return own.unsqueeze(2) & action_mask[:, None]
+
+
+def everybodys_answers(
+    actor: Callable[[Tensor], Tensor], obs: Tensor, avail: Tensor | None, spec: EnvSpec
+) -> tuple[Tensor, Tensor]:
+    """Actor o's output at agent i's observation, and which of its entries agent i may follow.
+
+    Args:
+        actor: the team's actors, ``[P, O, B, D]`` -> ``[P, O, B, A]``.
+        obs: ``[P, N, B, D]``.
+        avail: ``[P, N, B, A]``, or None.
+        spec: the environment's.
+
+    Returns:
+        ``[P, N, O, B, A]``; logits elsewhere are out of reach. Bool ``[P, N, O, B, A]``: actions (or components) that
+        both agents have and i may take.
+    """
+    output = actor(everybodys_view(obs, spec.obs_mask)).unflatten(2, obs.shape[1:3]).transpose(1, 2)
+    common = common_actions(spec.action_mask, avail).expand_as(output)
+    return mask_logits(output, common) if spec.discrete else output, common
 
 
 def everybodys_view(obs: Tensor, obs_mask: Tensor) -> Tensor:

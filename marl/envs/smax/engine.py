@@ -1,8 +1,7 @@
 """The JAX side: one map as two compiled programs, ``begin`` and ``advance``, for the E copies of one member at once.
 
 XLA's rounding depends on how wide a program is: with all P * E copies in one program a member would differ in its last
-bits from the run of that member alone. So members share the program, and JAX runs their calls
-side by side.
+bits from the run of that member alone. So members share the program, and JAX runs their calls side by side.
 """
 
 from __future__ import annotations
