@@ -46,7 +46,7 @@ def standard_error(values: Array) -> Array:
 
 def t_quantile(probability: float, degrees: int) -> float:
     """The value that Student's t with ``degrees`` of freedom stays below with ``probability``."""
-    from scipy.special import stdtrit  # type: ignore[import-untyped]
+    from scipy.special import stdtrit
 
     return float(stdtrit(degrees, probability))
 

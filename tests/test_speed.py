@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import ours, rivals, speed, venvs
+from benchmarks import duels, ours, rivals, venvs
+from benchmarks.duels import Duel
 from benchmarks.pair import ForeignSide, Missing, Side, Work, compare
 
 
@@ -61,19 +62,18 @@ def test_the_ratio_is_the_median_of_the_turns_ratios_and_the_first_turn_warms_up
 def test_a_row_compares_its_ratio_with_its_goal(monkeypatch, cost, goal, holds):
     """30 units a second against 10: as a rate 3 times as much, as a cost 33 ms against 100, a third."""
     sides = [(sleeper, {"rates": iter([rate] * 3)}) for rate in (30.0, 10.0)]
-    monkeypatch.setattr(speed, "Side", Scripted)
-    monkeypatch.setitem(speed.DUELS, "planted", speed.Duel(sides[0], sides[1], "naps", goal, bool(cost)))
-    row = speed.duel("planted", rounds=2, seconds=0, threads=1)
+    monkeypatch.setattr(duels, "Side", Scripted)
+    terms = Duel(sides[0], sides[1], "naps", goal, bool(cost))
+    row = duels.duel("planted", terms, rounds=2, seconds=0, threads=1)
     assert row.ratio == pytest.approx(1 / 3 if cost else 3)
     assert (row.ours, row.rival) == (pytest.approx((1000 / 30, 100)) if cost else (30, 10))
     assert row.holds is holds
 
 
 def test_a_rival_that_is_not_installed_leaves_the_row_open(monkeypatch, capsys):
-    monkeypatch.setattr(speed, "Side", Scripted)
-    terms = speed.Duel((sleeper, {"rates": iter([5.0, 7.0])}), (absent, {"missing": True}), "naps", 1)
-    monkeypatch.setitem(speed.DUELS, "planted", terms)
-    row = speed.duel("planted", rounds=1, seconds=0, threads=1)
+    monkeypatch.setattr(duels, "Side", Scripted)
+    terms = Duel((sleeper, {"rates": iter([5.0, 7.0])}), (absent, {"missing": True}), "naps", 1)
+    row = duels.duel("planted", terms, rounds=1, seconds=0, threads=1)
     assert row == ("planted", 7.0, None, "naps per second", None, "ratio >= 1", None)
     assert "some_package is not installed" in capsys.readouterr().err
 
@@ -100,10 +100,9 @@ def test_a_rival_with_an_environment_of_its_own_is_missing_until_just_what_is_wa
     monkeypatch, tmp_path, capsys
 ):
     monkeypatch.setattr(venvs, "HOME", tmp_path)
-    monkeypatch.setattr(speed, "Side", Scripted)
-    terms = speed.Duel((sleeper, {"rates": iter([5.0, 7.0])}), (absent, {}), "naps", 3, venv="torchrl")
-    monkeypatch.setitem(speed.DUELS, "planted", terms)
-    row = speed.duel("planted", rounds=1, seconds=0, threads=1)
+    monkeypatch.setattr(duels, "Side", Scripted)
+    terms = Duel((sleeper, {"rates": iter([5.0, 7.0])}), (absent, {}), "naps", 3, venv="torchrl")
+    row = duels.duel("planted", terms, rounds=1, seconds=0, threads=1)
     assert (row.ours, row.rival, row.holds) == (7.0, None, None)
     assert "torchrl is not installed: make bench" in capsys.readouterr().err
 
@@ -117,19 +116,19 @@ def test_a_rival_with_an_environment_of_its_own_is_missing_until_just_what_is_wa
 
 def test_a_row_without_a_goal_is_reported(monkeypatch):
     sides = [(sleeper, {"rates": iter([rate] * 3)}) for rate in (30.0, 10.0)]
-    monkeypatch.setattr(speed, "Side", Scripted)
-    monkeypatch.setitem(speed.DUELS, "planted", speed.Duel(sides[0], sides[1], "naps", None))
-    row = speed.duel("planted", rounds=2, seconds=0, threads=1)
+    monkeypatch.setattr(duels, "Side", Scripted)
+    terms = Duel(sides[0], sides[1], "naps", None)
+    row = duels.duel("planted", terms, rounds=2, seconds=0, threads=1)
     assert (row.ratio, row.goal, row.holds) == (3, "none", None)
-    assert speed.table([row]).endswith("| none | reported |")
+    assert duels.table([row]).endswith("| none | reported |")
     unanswered = row._replace(ours=None, rival=None, ratio=None)
-    assert speed.table([unanswered]).endswith("| not installed |")
+    assert duels.table([unanswered]).endswith("| not installed |")
 
 
 def test_our_own_side_that_is_not_installed_leaves_the_row_open(monkeypatch, capsys):
     """Our QMIX row steps smax, which needs JaxMARL as the rival does."""
-    monkeypatch.setitem(speed.DUELS, "planted", speed.Duel((absent, {}), (sleeper, {}), "naps", 1))
-    row = speed.duel("planted", rounds=1, seconds=0, threads=1)
+    terms = Duel((absent, {}), (sleeper, {}), "naps", 1)
+    row = duels.duel("planted", terms, rounds=1, seconds=0, threads=1)
     assert row == ("planted", None, None, "naps per second", None, "ratio >= 1", None)
     assert "no_such_package_at_all is not installed" in capsys.readouterr().err
 

@@ -1,0 +1,131 @@
+"""Comparisons of two sides as rows of a report, and the command line that the benchmarks share."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from benchmarks import venvs
+from benchmarks.pair import ForeignSide, Missing, Setup, Side, alone, compare
+
+
+class Row(NamedTuple):
+    """One line of the report; ``ours``, ``rival``, ``ratio`` and ``holds`` are None where there is no answer."""
+
+    name: str
+    ours: float | None
+    rival: float | None
+    unit: str
+    ratio: float | None
+    goal: str
+    holds: bool | None
+
+
+class Duel(NamedTuple):
+    """Two sides and what their ratio should be.
+
+    Attributes:
+        unit: what a side is measured in, per second unless ``cost``.
+        goal: what the ratio (ours / rival) is compared with; None: it is only reported.
+        cost: report the time of one unit instead of the rate, ours / rival, to stay at or below ``goal``.
+        venv: the virtual environment that the rival lives in (``venvs.PACKAGES``); None: this one.
+    """
+
+    ours: tuple[Setup, Mapping[str, Any]]
+    rival: tuple[Setup, Mapping[str, Any]]
+    unit: str
+    goal: float | None
+    cost: bool = False
+    venv: str | None = None
+
+
+def duel(name: str, terms: Duel, rounds: int, seconds: float, threads: int) -> Row:
+    """Run one comparison."""
+    answer = Row(name, None, None, unit(terms), None, goal(terms), None)
+    try:
+        with Side(terms.ours[0], threads, terms.ours[1]) as our_side:
+            try:
+                with opponent(terms, threads) as rival_side:
+                    pair = compare(our_side, rival_side, rounds, seconds)
+            except Missing as missing:
+                print(f"{name}: {missing} is not installed: make bench", file=sys.stderr)
+                return answer._replace(ours=shown(alone(our_side, rounds, seconds), terms.cost))
+    except Missing as missing:
+        print(f"{name}: {missing} is not installed: make bench", file=sys.stderr)
+        return answer
+    ratio = 1 / pair.ratio if terms.cost else pair.ratio
+    return answer._replace(
+        ours=shown(pair.ours, terms.cost), rival=shown(pair.rival, terms.cost), ratio=ratio, holds=holds(terms, ratio)
+    )
+
+
+def opponent(terms: Duel, threads: int) -> Side:
+    """The rival's side, ready; raises ``Missing``."""
+    if terms.venv is None:
+        return Side(terms.rival[0], threads, terms.rival[1])
+    return ForeignSide(terms.rival[0], threads, terms.rival[1], venvs.python(terms.venv))
+
+
+def holds(terms: Duel, ratio: float) -> bool | None:
+    """Whether the goal is met; None where there is none."""
+    if terms.goal is None:
+        return None
+    return ratio <= terms.goal if terms.cost else ratio >= terms.goal
+
+
+def shown(rate: float, cost: bool) -> float:
+    """A rate as reported: itself, or the milliseconds that one unit takes."""
+    return 1000 / rate if cost else rate
+
+
+def unit(terms: Duel) -> str:
+    return f"ms per {terms.unit}" if terms.cost else f"{terms.unit} per second"
+
+
+def goal(terms: Duel) -> str:
+    return "none" if terms.goal is None else f"ratio {'<=' if terms.cost else '>='} {terms.goal:g}"
+
+
+def table(rows: list[Row]) -> str:
+    def number(value: float | None) -> str:
+        return "-" if value is None else f"{value:,.4g}" if value < 1e4 else f"{value:,.0f}"
+
+    words = {True: "holds", False: "missed", None: "reported"}
+    lines = ["| what | ours | rival | unit | ratio | goal | |", "|---|---:|---:|---|---:|---|---|"]
+    for row in rows:
+        cells = [row.name, number(row.ours), number(row.rival), row.unit, number(row.ratio), row.goal]
+        cells.append("not installed" if row.holds is None and row.ratio is None else words[row.holds])
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main(about: str, duels: Mapping[str, Duel], measures: Mapping[str, Callable[[], Row]]) -> None:
+    """Run the rows that the command line names, and print them as a table or as JSON.
+
+    Args:
+        about: what ``--help`` says.
+        duels: rows with a rival.
+        measures: rows without one.
+    """
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print a list of rows as JSON instead of a table")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="only rows whose name contains one of these words")
+    parser.add_argument("--rounds", type=int, default=7, help="turns of each side (default 7)")
+    parser.add_argument("--seconds", type=float, default=1.0, help="length of a turn (default 1)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch on either side (default 1)")
+    arguments = parser.parse_args()
+    names = [*duels, *measures]
+    chosen = [name for name in names if not arguments.only or any(word in name for word in arguments.only)]
+    if not chosen:
+        parser.error(f"no row contains {' or '.join(arguments.only)}; rows: {'; '.join(names)}")
+    rows = []
+    for name in chosen:
+        print(f"{name} ...", file=sys.stderr)
+        if name in duels:
+            rows.append(duel(name, duels[name], arguments.rounds, arguments.seconds, arguments.threads))
+        else:
+            rows.append(measures[name]())
+    print(json.dumps([row._asdict() for row in rows], indent=1) if arguments.json else table(rows))
