@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from marl import config as cfg
 from marl.algos.common import Learner
@@ -22,10 +21,11 @@ from marl.doctor import versions
 from marl.envs.base import EnvSpec, VectorEnv
 from marl.evaluation import Evaluator, Film
 from marl.log import METRICS, Recorder
-from marl.loop import Interrupted, Training
+from marl.loop import Training
 from marl.loop import train as run_loop
 from marl.recipe import Recipe, explain, make_recipe
-from marl.runfolder import lock, new_run, read_config, write_config
+from marl.runfolder import lock, new_run, read_config, read_training, write_config
+from marl.terminal import progress_bar, say, say_how_to_go_on
 from marl.types import UserError, View
 
 RETURN_UNIT = METRICS["eval/return_mean"].member_unit
@@ -71,11 +71,11 @@ def train(
         folder = new_run(algorithm, environment, Path(run) if run else None)
         stack.enter_context(lock(folder))
         if not training_env.spec.exact_state:
-            _say(f"note: the state of {environment} cannot be saved; a resumed run starts new episodes")
+            say(f"note: the state of {environment} cannot be saved; a resumed run starts new episodes")
         training, recorder = _assemble(recipe, folder, training_env, learner)
         stack.callback(recorder.close)
         if progress and not training.buffer.schedule.due(recipe.loop.steps):
-            _say(f"note: nothing will be learnt: {recipe.loop.steps} steps end before the first update is due")
+            say(f"note: nothing will be learnt: {recipe.loop.steps} steps end before the first update is due")
         checkpoints = Checkpoints(folder / "checkpoints")
         checkpoints.save(0, training.state_dict(), training.buffer)
         about = {"command": command or shlex.join(sys.argv), "versions": versions(), "threads": torch.get_num_threads()}
@@ -118,17 +118,17 @@ def resume(run: str | Path, *, steps: int | None = None, progress: bool = False)
             write_config(folder, {**read_config(folder), **recipe.to_json()})
         if not env.spec.exact_state:
             env.events()  # says the same
-            _say(f"note: the state of {env.spec.id} could not be saved; new episodes start")
+            say(f"note: the state of {env.spec.id} could not be saved; new episodes start")
             training.restart_episodes()
         if progress:
-            _say(f"going on from step {loaded.step}, the newest checkpoint")
+            say(f"going on from step {loaded.step}, the newest checkpoint")
         _run(recipe, training, checkpoints, progress)
     return folder
 
 
 def _read_recipe(folder: Path) -> Recipe:
     """What a run was made from; torch computes with as many threads as it did then."""
-    values = read_config(folder)
+    values = read_training(folder)
     recipe = Recipe.from_json(values)
     with explain(f"{folder / 'config.json'} is damaged"):
         torch.set_num_threads(values["threads"])
@@ -158,34 +158,17 @@ def _run(recipe: Recipe, training: Training, checkpoints: Checkpoints, progress:
             stack.callback(evaluator.close)
         if training.steps == 0:
             training.recorder.describe(read_config(training.recorder.folder))
-        stack.enter_context(_say_how_to_go_on(training.recorder.folder))
-        show, say = stack.enter_context(_bar(training, progress))
+        stack.enter_context(say_how_to_go_on(training.recorder.folder))
+        show = stack.enter_context(_bar(training, progress))
         run_loop(training, checkpoints, evaluator, show, say)
 
 
 @contextlib.contextmanager
-def _say_how_to_go_on(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except Interrupted as stop:
-        raise Interrupted(f"{stop}; go on with: marl resume {folder}") from None
-
-
-@contextlib.contextmanager
-def _bar(training: Training, progress: bool) -> Iterator[tuple[Callable[..., None], Callable[[str], None]]]:
-    """How the loop shows its progress, and how it says what happened."""
+def _bar(training: Training, progress: bool) -> Iterator[Callable[..., None]]:
+    """How the loop shows its progress."""
     copies = training.env.copies
     total = -(-training.config.steps // copies) * copies  # whole steps of all copies
-    rarely = 0.2 if sys.stderr.isatty() else 10.0  # seconds between lines; a log file needs few
-    bar = tqdm(
-        total=total,
-        initial=training.steps,
-        unit="step",
-        disable=not progress,
-        dynamic_ncols=True,
-        mininterval=rarely,
-        maxinterval=rarely,
-    )
+    bar = progress_bar(total, training.steps, "step", progress)
     shown: dict[str, str] = {}
 
     def show(training: Training, rates: Mapping[str, float], news: Mapping[str, Tensor]) -> None:
@@ -196,12 +179,7 @@ def _bar(training: Training, progress: bool) -> Iterator[tuple[Callable[..., Non
             bar.set_postfix(shown, refresh=False)
 
     with contextlib.closing(bar):
-        yield show, _say
-
-
-def _say(line: str) -> None:
-    """One line for people, above the progress bar if there is one."""
-    tqdm.write(line, file=sys.stderr)
+        yield show
 
 
 def set_threads(loop: cfg.LoopConfig) -> None:

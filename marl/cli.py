@@ -1,24 +1,24 @@
-"""The command line: ``marl train | resume | evaluate | list | plot | doctor``.
+"""The command line: ``marl train | classic | resume | evaluate | list | plot | doctor``.
 
 Exit codes: 0 done, 2 the user's input, 130 interrupted, 1 anything else.
 """
 
 from __future__ import annotations
 
-import argparse
 import ctypes
-import difflib
 import json
 import logging
 import math
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from marl import config as cfg
 from marl import presets, registry
+from marl.parser import Parser, add_settings, make_parser, print_json, reader
+from marl.runfolder import read_config, read_training
 from marl.types import UserError
 
 TRAIN_HELP = """\
@@ -37,88 +37,21 @@ Every combination of the sweeps' values with every seed is one member, and all m
 """
 
 
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, with the nearest valid option, and exits with code 2."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(message)
-
-    def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
-        """Parse all of ``arguments``; underscores and dashes in option names are the same."""
-        namespace, unknown = self.parse_known_args([_dashed(a) for a in arguments])
-        if unknown:
-            known = self._nearest(unknown[0].split("=")[0]) if unknown[0].startswith("-") else ""
-            raise UserError(f"unknown argument {unknown[0]!r}{known}")
-        return namespace
-
-    def _nearest(self, word: str) -> str:
-        """The end of a sentence: the option whose last part is nearest to the last part of ``word``."""
-        options = {o.rpartition(".")[2].lstrip("-"): o for o in self._option_string_actions if o.startswith("--")}
-        near = difflib.get_close_matches(word.rpartition(".")[2].lstrip("-"), options, n=1, cutoff=0.5)
-        return f"; did you mean {options[near[0]]!r}?" if near else f"; see {self.prog} --help"
-
-
-def _dashed(argument: str) -> str:
-    if not argument.startswith("--"):
-        return argument
-    name, equals, value = argument.partition("=")
-    return name.replace("_", "-") + equals + value
-
-
-def _parser(command: str, description: str, positional: Sequence[tuple[str, str]]) -> Parser:
-    parser = Parser(
-        prog=f"marl {command}",
-        usage=" ".join(["marl", command, *(name for name, _ in positional), "[options]"]),
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    for name, text in positional:
-        parser.add_argument(name.lower(), metavar=name, help=text)
-    return parser
-
-
-def _add_settings(parser: Parser, title: str, config: type, values: Mapping[str, Any], prefix: str = "") -> None:
-    """One option for each leaf of a configuration class, in a group of the help page; ``values`` are other defaults."""
-    group = parser.add_argument_group(title)
-    for setting in cfg.settings(config):
-        name = prefix + setting.name
-        default = values.get(setting.name, setting.default)
-        default = ",".join(map(str, default)) if isinstance(default, tuple) else default
-        default = "none" if default is None else default
-        note = f"{setting.help} Default: {default}." + (" May be swept." if setting.sweep else "")
-        group.add_argument(
-            "--" + name.replace("_", "-"),
-            dest=name,
-            default=argparse.SUPPRESS,
-            metavar=cfg.describe(setting.type),
-            type=_reader(name, setting.type),
-            help=note.replace("%", "%%"),
-        )
-
-
-def _reader(name: str, kind: Any) -> Callable[[str], Any]:
-    def read(text: str) -> Any:
-        return cfg.parse(f"--{name.replace('_', '-')}", kind, text)
-
-    return read
-
-
 def _train_parser(positional: Sequence[tuple[str, str]], preset: presets.Preset | None = None) -> Parser:
     """The options that every algorithm and environment has."""
-    parser = _parser("train", preset.describe() if preset else TRAIN_HELP, positional)
+    parser = make_parser("train", preset.describe() if preset else TRAIN_HELP, positional)
     seeds = " ".join(map(str, preset.seeds)) if preset else "0"
     if preset:
         parser.usage = "marl train --preset NAME [options]"
     parser.add_argument("--preset", metavar="NAME", help="Instead of ALGO and ENV: a run of `marl list --presets`.")
     parser.add_argument("--run", type=Path, metavar="FOLDER", help="Folder to make. Default: runs/ALGO-ENV-TIME.")
     parser.add_argument(
-        "--seeds", type=_reader("seeds", int), nargs="+", metavar="S", help=f"One member each. Default: {seeds}."
+        "--seeds", type=reader("seeds", int), nargs="+", metavar="S", help=f"One member each. Default: {seeds}."
     )
     parser.add_argument("--sweep", action="append", default=[], metavar="FIELD=V,V,...", help="Values to compare.")
     parser.add_argument("--json", action="store_true", help="Print the result as one JSON object.")
     parser.add_argument("--quiet", action="store_true", help="No progress bar.")
-    _add_settings(parser, "the loop", cfg.LoopConfig, preset.settings if preset else {})
+    add_settings(parser, "the loop", cfg.LoopConfig, preset.settings if preset else {})
     return parser
 
 
@@ -136,11 +69,11 @@ def train(arguments: Sequence[str]) -> None:
     algorithm = registry.algorithm(names[0])
     family = registry.family(names[1].partition("/")[0])
     parser = _train_parser([] if preset else positional, preset)
-    _add_settings(parser, names[0], algorithm.Config, preset.settings if preset else {})
+    add_settings(parser, names[0], algorithm.Config, preset.settings if preset else {})
     free: dict[str, Any] = {}
     rest = list(arguments)
     if family.options is not None:
-        _add_settings(parser, names[1], family.options, preset.env if preset else {}, "env.")
+        add_settings(parser, names[1], family.options, preset.env if preset else {}, "env.")
     else:
         free, rest = _free_options(arguments)
     given = vars(parser.parse(rest))
@@ -201,20 +134,35 @@ def _sweep(config: type, text: str) -> tuple[str, list[Any]]:
     return name, [cfg.parse(f"--sweep {name}", kinds[name], value) for value in values.split(",") if value]
 
 
+def classic(arguments: Sequence[str]) -> None:
+    from marl import classic_cli
+
+    classic_cli.classic(arguments)
+
+
 def resume(arguments: Sequence[str]) -> None:
-    parser = _parser("resume", "Go on with a run from its last checkpoint, bit for bit.", [("RUN", "its folder")])
-    parser.add_argument("--steps", type=_reader("steps", int), help="A new end, environment steps per member.")
+    from marl import classic_cli
+
+    parser = make_parser("resume", "Go on with a run from its last checkpoint, bit for bit.", [("RUN", "its folder")])
+    parser.add_argument("--steps", type=reader("steps", int), help="A new end, environment steps per member.")
+    classic_cli.add_workers(parser)
     parser.add_argument("--json", action="store_true", help="Print the result as one JSON object.")
     parser.add_argument("--quiet", action="store_true", help="No progress bar.")
     given = parser.parse(arguments)
+    if _is_experiment(Path(given.run)):
+        if given.steps is not None:
+            raise UserError(f"{given.run} is a run of marl classic, which has no --steps; its options are fixed")
+        classic_cli.resume(Path(given.run), given.workers, not given.quiet, given.json)
+        return
+    if given.workers is not None:
+        raise UserError(f"{given.run} is a run of marl train, which goes on with the --workers that it began with")
     from marl import api
 
     _finish(api.resume(given.run, steps=given.steps, progress=not given.quiet), given.json)
 
 
-def _print_json(value: Any) -> None:
-    """JSON knows no nan: what is unknown becomes null."""
-    print(json.dumps(json.loads(json.dumps(value), parse_constant=lambda name: None)))
+def _is_experiment(folder: Path) -> bool:
+    return "experiment" in read_config(folder)
 
 
 def _finish(folder: Path, as_json: bool) -> None:
@@ -223,7 +171,7 @@ def _finish(folder: Path, as_json: bool) -> None:
 
     rows = changes(folder)
     if as_json:
-        _print_json({"run": str(folder), "members": [row._asdict() for row in rows]})
+        print_json({"run": str(folder), "members": [row._asdict() for row in rows]})
         return
     for row in rows:
         print(row.text())
@@ -232,9 +180,9 @@ def _finish(folder: Path, as_json: bool) -> None:
 
 
 def evaluate(arguments: Sequence[str]) -> None:
-    parser = _parser("evaluate", "Play a run's newest policies without exploration.", [("RUN", "its folder")])
+    parser = make_parser("evaluate", "Play a run's newest policies without exploration.", [("RUN", "its folder")])
     parser.add_argument(
-        "--episodes", type=_reader("episodes", int), default=100, metavar="N", help="Episodes per member. Default: 100."
+        "--episodes", type=reader("episodes", int), default=100, metavar="N", help="Episodes per member. Default: 100."
     )
     parser.add_argument(
         "--video",
@@ -253,7 +201,7 @@ def evaluate(arguments: Sequence[str]) -> None:
 
     result = api.evaluate(given.run, given.episodes, video, _member(given.run, given.member))
     if given.json:
-        _print_json(result)
+        print_json(result)
         return
     for row in result["members"]:
         margin = row["standard_error"] and t_quantile(0.975, given.episodes - 1) * row["standard_error"]
@@ -266,22 +214,20 @@ def evaluate(arguments: Sequence[str]) -> None:
 
 def _member(run: str, text: str) -> int:
     """The number of the member that is called that, or has that number."""
-    from marl.runfolder import read_config
-
-    names = [str(member["name"]) for member in read_config(Path(run))["members"]]
+    names = [str(member["name"]) for member in read_training(Path(run))["members"]]
     if text not in names and not text.lstrip("-").isdigit():
         raise UserError(f"--member {text}: no such member{cfg.suggestion(text, names)}")
     return names.index(text) if text in names else int(text)
 
 
 def list_(arguments: Sequence[str]) -> None:
-    parser = _parser("list", "What there is to train, and where.", [])
+    parser = make_parser("list", "What there is to train, and where.", [])
     parser.add_argument("--presets", action="store_true", help="The runs that `marl train --preset NAME` knows.")
     parser.add_argument("--json", action="store_true", help="Print one JSON object.")
     given = parser.parse(arguments)
     if given.presets:
         if given.json:
-            _print_json({"presets": {name: preset.to_json() for name, preset in presets.PRESETS.items()}})
+            print_json({"presets": {name: preset.to_json() for name, preset in presets.PRESETS.items()}})
             return
         for name, preset in presets.PRESETS.items():
             print(f"{name}: {preset.about}", f"  {preset.command()}", sep="\n")
@@ -290,15 +236,16 @@ def list_(arguments: Sequence[str]) -> None:
 
     found = {"algorithms": sorted(registry.ALGORITHMS), "environments": list_environments()}
     if given.json:
-        _print_json(found)
+        print_json(found)
         return
     for kind, names in found.items():
         print(f"{kind}:", *names, sep="\n  ")
+    print("experiments: marl classic --list")
     print("also: gym/ANY-GYMNASIUM-ID, pettingzoo/ANY.PARALLEL.MODULE, mujoco/ANY-MUJOCO-ID")
 
 
 def plot(arguments: Sequence[str]) -> None:
-    parser = _parser("plot", "Learning curves of one or more runs: interquartile mean and bootstrap interval.", [])
+    parser = make_parser("plot", "Learning curves of one or more runs: interquartile mean and bootstrap interval.", [])
     parser.usage = "marl plot RUN [RUN ...] [options]"
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="run folders")
     parser.add_argument("--out", type=Path, metavar="PNG", help="Default: curves.png in the first run's folder.")
@@ -309,7 +256,7 @@ def plot(arguments: Sequence[str]) -> None:
 
     curves = draw(given.runs, given.out or given.runs[0] / "curves.png", given.metric)
     if given.json:
-        _print_json({"picture": str(curves.path), "groups": [row._asdict() for row in curves.table]})
+        print_json({"picture": str(curves.path), "groups": [row._asdict() for row in curves.table]})
         return
     for row in curves.table:
         interval = "" if math.isnan(row.low) else f" [{row.low:.2f}, {row.high:.2f}]"
@@ -318,19 +265,20 @@ def plot(arguments: Sequence[str]) -> None:
 
 
 def doctor(arguments: Sequence[str]) -> None:
-    parser = _parser("doctor", "Versions, optional parts, what is missing and how to get it.", [])
+    parser = make_parser("doctor", "Versions, optional parts, what is missing and how to get it.", [])
     parser.add_argument("--json", action="store_true", help="Print one JSON object.")
     given = parser.parse(arguments)
     from marl.doctor import print_report, report
 
     if given.json:
-        _print_json(report())
+        print_json(report())
     else:
         print_report(report())
 
 
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
     "train": (train, "train a population from scratch"),
+    "classic": (classic, "run an experiment with a tabular or linear method"),
     "resume": (resume, "go on with a run from its last checkpoint"),
     "evaluate": (evaluate, "play a run's newest policies, film them"),
     "list": (list_, "what there is to train, and where"),

@@ -16,7 +16,7 @@ from marl.runfolder import RUNS, free_space, size
 DISTRIBUTION = "marl-reciprocity"
 
 RECORDED = (
-    *("torch", "numpy", "scipy", "gymnasium", "pettingzoo", "mpe2", "mujoco", "safetensors", "tensorboard"),
+    *("torch", "numpy", "scipy", "numba", "gymnasium", "pettingzoo", "mpe2", "mujoco", "safetensors", "tensorboard"),
     *("gymnasium-robotics", "jax", "jaxlib", "jaxmarl"),
 )
 """Distributions whose versions every run records: its numbers may depend on them."""
@@ -36,6 +36,11 @@ def installed(name: str) -> str | None:
 def versions() -> dict[str, str | None]:
     """Versions of Python, of this project and of what its numbers depend on, for ``config.json``."""
     return {"python": platform.python_version(), "marl": installed(DISTRIBUTION)} | {n: installed(n) for n in RECORDED}
+
+
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def report(runs: Path = RUNS) -> dict[str, Any]:
@@ -147,7 +152,7 @@ def _machine() -> dict[str, Any]:
 
     return {
         "system": f"{platform.system()} {platform.machine()}",
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "torch_threads": torch.get_num_threads(),
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }

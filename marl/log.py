@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 import os
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from marl.events import EventFile, csv_text
 from marl.runfolder import explain_disk_errors
 from marl.types import State
 
@@ -112,11 +110,11 @@ class Recorder:
         self.agents = list(agents)
         self._step = -1
         self._purge: int | None = None
-        self._events: list[_EventFile] = []
+        self._events: list[EventFile] = []
         with self._disk():
             self._csv = (folder / CSV).open("ab")
             if os.fstat(self._csv.fileno()).st_size == 0:
-                self._csv.write(_csv_text([COLUMNS]))
+                self._csv.write(csv_text([COLUMNS]))
 
     def write(self, step: int, values: Mapping[str, Tensor]) -> None:
         """Record one value for each member, or for each agent of each member.
@@ -142,7 +140,7 @@ class Recorder:
                     for agent, number in zip(self.agents, each, strict=False):
                         rows.append((step, self.members[p], name, agent, metric.unit, number))
                         writers[p].scalar(step, tag(name, agent), number)
-            self._csv.write(_csv_text(rows))
+            self._csv.write(csv_text(rows))
 
     def describe(self, config: Mapping[str, Any]) -> None:
         """Show the run's configuration in TensorBoard: a text page and a row of hyper-parameters for each member.
@@ -203,10 +201,10 @@ class Recorder:
         expected = f"[{members}] or [{members}, {agents}]" if METRICS[name].per_agent else f"[{members}]"
         raise ValueError(f"{name}: expected the shape {expected}, got {list(value.shape)}")
 
-    def _writers(self) -> list[_EventFile]:
+    def _writers(self) -> list[EventFile]:
         """Opened at the first use, since a resumed recorder learns only then from which step on it writes."""
         if not self._events:
-            self._events = [_EventFile(self.folder / TENSORBOARD / member, self._purge) for member in self.members]
+            self._events = [EventFile(self.folder / TENSORBOARD / member, self._purge) for member in self.members]
         return self._events
 
     def _disk(self) -> Any:
@@ -232,53 +230,3 @@ def _dotted(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in tree.items():
         flat |= _dotted(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
     return flat
-
-
-def _csv_text(rows: Sequence[Sequence[Any]]) -> bytes:
-    """CSV lines; floats are written so that equal bits give equal text and the text gives the bits back."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue().encode()
-
-
-class _EventFile:
-    """One TensorBoard event file, written in the caller's thread: no thread per member, and disk errors surface here.
-
-    Args:
-        folder: the TensorBoard run's.
-        purge: TensorBoard forgets what earlier files of the folder hold for this step and later ones; None: nothing.
-    """
-
-    def __init__(self, folder: Path, purge: int | None) -> None:
-        from tensorboard.compat.proto import event_pb2  # type: ignore[import-untyped]
-        from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
-        from torch.utils.tensorboard import summary
-
-        self._event, self._summary = event_pb2.Event, summary
-        folder.mkdir(parents=True, exist_ok=True)
-        index = len(list(folder.glob("events.out.tfevents.*")))  # TensorBoard reads the files in the order of names
-        self._file = RecordWriter((folder / f"events.out.tfevents.{index:010d}.marl").open("xb"))
-        self._add(0, file_version="brain.Event:2")
-        if purge is not None:
-            self._add(purge, session_log={"status": "START"})
-
-    def scalar(self, step: int, tag: str, value: float) -> None:
-        self._add(step, summary=self._summary.Summary(value=[{"tag": tag, "simple_value": value}]))
-
-    def text(self, tag: str, markdown: str) -> None:
-        self._add(0, summary=self._summary.text(tag, markdown))
-
-    def hyper_parameters(self, values: Mapping[str, Any], metrics: Sequence[str]) -> None:
-        """What the HPARAMS page shows; the metrics are looked up among the scalars."""
-        plain = {key: value if isinstance(value, float | int | str) else str(value) for key, value in values.items()}
-        for part in self._summary.hparams(plain, dict.fromkeys(metrics, 0.0)):
-            self._add(0, summary=part)
-
-    def flush(self) -> None:
-        self._file.flush()
-
-    def close(self) -> None:
-        self._file.close()
-
-    def _add(self, step: int, **content: Any) -> None:
-        self._file.write(self._event(wall_time=time.time(), step=step, **content).SerializeToString())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import signal
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +19,7 @@ from marl.envs.base import EnvSpec, Step, VectorEnv
 from marl.evaluation import Evaluator
 from marl.log import Recorder
 from marl.streams import Streams
+from marl.terminal import Interrupted, stop_requests
 from marl.types import Acted, State, UserError, View
 
 
@@ -215,32 +215,6 @@ class Stopwatch:
         self.seconds.clear()
         self.work.clear()
         return rates
-
-
-class Interrupted(KeyboardInterrupt):
-    """The user (or the machine's scheduler) asked the run to stop; its state has been saved."""
-
-
-@contextlib.contextmanager
-def stop_requests() -> Iterator[list[int]]:
-    """A list that SIGINT and SIGTERM append to instead of ending the process; a second SIGINT ends it at once."""
-    received: list[int] = []
-
-    def note(number: int, frame: object) -> None:
-        if received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    try:
-        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: signals go elsewhere
-        yield received
-        return
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def train(

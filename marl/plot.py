@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import logging
-import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,13 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from marl.config import suggestion
+from marl.drawing import band_style, line_style, new_figure, save, tidy, write_caption
 from marl.log import COLUMNS, CSV, METRICS, member_settings
-from marl.runfolder import explain_disk_errors, read_config
+from marl.runfolder import read_training
 from marl.stats import Array, bootstrap, common_grid, iqm
 from marl.types import UserError
-
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
-"""Okabe and Ito's palette, which people with any colour vision can tell apart."""
 
 
 class Row(NamedTuple):
@@ -81,14 +78,12 @@ def plot(runs: Sequence[Path], out: Path, metric: str = "eval/return_mean") -> C
         for label, s in summaries.items()
     ]
     figure = _draw(summaries, {label: len(members) for label, members in groups.items()}, metric, seeds, runs)
-    with explain_disk_errors(out.absolute().parent, f"{out.name} was not written"):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(out, format="png")
+    save(figure, out)
     return Curves(out, table)
 
 
 def _seeds(run: Path, metric: str) -> Iterator[_Seed]:
-    config = read_config(run)
+    config = read_training(run)
     curves: dict[str, dict[int, float]] = {}
     for row in read_metrics(run):
         if row["metric"] == metric and not row["agent"]:
@@ -161,19 +156,15 @@ def _summarise(members: list[_Seed]) -> _Summary:
 def _draw(
     summaries: dict[str, _Summary], counts: dict[str, int], metric: str, seeds: list[_Seed], runs: Sequence[Path]
 ) -> Any:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter
 
-    figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(8, 5)
     axes = figure.add_subplot()
     for i, (label, summary) in enumerate(summaries.items()):
-        colour, dashes = COLOURS[i % len(COLOURS)], ("-", "--", ":", "-.")[i // len(COLOURS) % 4]
         n = counts[label]
         line = f"{label} ({n} seed{'s' if n > 1 else ''})"
-        axes.plot(summary.steps, summary.middle, dashes, color=colour, linewidth=1.8, label=line)
-        axes.fill_between(summary.steps, summary.low, summary.high, color=colour, alpha=0.18, linewidth=0)
+        axes.plot(summary.steps, summary.middle, linewidth=1.8, label=line, **line_style(i))
+        axes.fill_between(summary.steps, summary.low, summary.high, **band_style(i))
     environments = dict.fromkeys(str(seed.settings.get("environment", "")) for seed in seeds)
     axes.set_title(", ".join(environments), loc="left", fontsize=12, fontweight="bold")
     axes.set_xlabel("environment steps per member")
@@ -181,18 +172,14 @@ def _draw(
         f"{metric.partition('/')[0]} {metric.partition('/')[2].replace('_', ' ')}\n[{METRICS[metric].member_unit}]"
     )
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.grid(color="0.9", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.margins(x=0.01)
+    tidy(axes)
     axes.legend(loc="best", fontsize=9, framealpha=0.8, edgecolor="none")
-    figure.supxlabel(_caption(metric, counts, runs), x=0.01, ha="left", fontsize=7, color="0.4", family="monospace")
+    command = f"marl plot {' '.join(map(str, runs))} --metric {metric}"
+    write_caption(figure, _legend_of_lines(counts), command)
     return figure
 
 
-def _caption(metric: str, counts: dict[str, int], runs: Sequence[Path]) -> str:
+def _legend_of_lines(counts: dict[str, int]) -> str:
     few, many = min(counts.values()), max(counts.values())
     middle = "mean" if many < 4 else "IQM" if few >= 4 else "IQM (mean below 4 seeds)"
-    band = "; band: 95 % bootstrap interval over seeds" if many > 1 else ""
-    command = f"marl plot {' '.join(map(str, runs))} --metric {metric}"
-    return f"line: {middle}{band}\n" + "\n".join(textwrap.wrap(command, 150, break_on_hyphens=False))
+    return f"line: {middle}" + ("; band: 95 % bootstrap interval over seeds" if many > 1 else "")

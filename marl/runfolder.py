@@ -109,6 +109,17 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+def read_training(folder: Path) -> dict[str, Any]:
+    """The configuration of a run of ``marl train``; raises ``UserError`` for an experiment, which has no policies."""
+    config = read_config(folder)
+    if "experiment" in config:
+        raise UserError(
+            f"{folder} is a run of marl classic {config['experiment']}, expected one of marl train; its numbers are in "
+            f"{folder / 'results.csv'}, and marl resume {folder} goes on with it and draws its picture"
+        )
+    return config
+
+
 def _nearby(folder: Path) -> str:
     """The newest run beside or below the folder that the user named, as the end of a sentence."""
     found = [c for parent in {folder, folder.parent, RUNS} for c in parent.glob(f"*/{CONFIG}")]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from marl.log import METRICS
 from marl.plot import read_metrics
-from marl.runfolder import read_config
+from marl.runfolder import read_training
 from marl.stats import t_quantile
 
 MEAN, ERROR = "eval/return_mean", "eval/return_stderr"
@@ -45,7 +45,7 @@ class Change(NamedTuple):
 
 def changes(run: Path) -> list[Change]:
     """One row for each member that was evaluated; raises ``UserError`` where there is no run."""
-    config = read_config(run)
+    config = read_training(run)
     episodes = config["loop"]["eval_episodes"]
     seen: dict[tuple[str, str], list[tuple[int, float]]] = defaultdict(list)
     for row in read_metrics(run):

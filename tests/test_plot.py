@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import torch
 
+from marl.drawing import COLOURS
 from marl.log import Recorder
-from marl.plot import COLOURS, plot
+from marl.plot import plot
 from marl.runfolder import write_config
 from marl.types import UserError
 

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from marl import api, cli
+from marl import api, classic_cli, cli
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -45,6 +45,9 @@ def hollow(monkeypatch):
     monkeypatch.setattr("marl.plot.plot", lambda *_, **__: SimpleNamespace(table=[], path=""))
     monkeypatch.setattr(cli, "_finish", lambda *_: None)
     monkeypatch.setattr(cli, "_member", lambda *_: 0)
+    monkeypatch.setattr(cli, "_is_experiment", lambda folder: "classic" in str(folder))
+    monkeypatch.setattr(classic_cli, "_make", lambda *_: Path("runs/x"))
+    monkeypatch.setattr(classic_cli, "resume", lambda *_: None)
 
 
 @pytest.mark.parametrize("line", everywhere("marl"))
@@ -58,6 +61,7 @@ def test_the_command_line_takes_the_command(hollow, capsys, line):
 
 def test_a_command_with_a_wrong_option_is_caught(hollow):
     assert cli.main(["train", "maddpg", "mpe/simple_spread_v3", "--reciprocity.kapa", "0.5"]) == 2
+    assert cli.main(["classic", "--list", "--jsn"]) == cli.main(["classic", "coop-lvsi"]) == 2
 
 
 @pytest.mark.parametrize("line", everywhere("make"))

@@ -32,6 +32,9 @@ class EnvSpec:
         masked: not every discrete action may be taken at every moment (``View.avail``).
         outcomes: what an episode's end tells besides the return (``Step.outcome``): each NAME is logged as
             ``train/NAME`` and ``eval/NAME``, which ``marl.log.METRICS`` must have.
+        bytes: observations are whole numbers from 0 to 255 (still float32 in the tensors): replays keep them as bytes,
+            and networks see them divided by 255.
+        pixels: (channels, height, width) where the D numbers of an observation are a picture; None: they are not.
     """
 
     id: str
@@ -46,6 +49,8 @@ class EnvSpec:
     state_size: int = 0
     masked: bool = False
     outcomes: tuple[str, ...] = ()
+    bytes: bool = False
+    pixels: tuple[int, int, int] | None = None
 
     @property
     def n_agents(self) -> int:

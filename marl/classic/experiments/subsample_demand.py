@@ -1,0 +1,182 @@
+"""Demand response at scale: time to learn, what sampling costs exactly, returns of n agents (Figure 1)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from marl.classic.experiments.base import Array, Finding, Metric, Row, Table
+from marl.classic.subsample.bounds import bellman_noise, optimality_bound
+from marl.classic.subsample.cells import Cells
+from marl.classic.subsample.demand import consumption_groups, demand_response
+from marl.classic.subsample.evaluate import gap
+from marl.classic.subsample.execute import Crowd, execute
+from marl.classic.subsample.system import check_sizes
+from marl.classic.subsample.table import SubsampleQ
+from marl.config import option
+from marl.types import State, UserError
+
+CHUNK_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class DemandOptions:
+    """Settings of the demand-response experiment."""
+
+    ks: tuple[int, ...] = option((1, 2, 3), "Numbers k of sampled agents.")
+    backup: Literal["exact", "frozen", "resample"] = option("frozen", "Expectation, m samples kept, m samples anew.")
+    m: int = option(50, "Samples of a cell.")
+    sweeps: int = option(300, "Sweeps with backup resample (T of the paper).")
+    tolerance: float = option(1e-3, "Distance to the fixed point at which exact and frozen tables are done.")
+    reward: Literal["informative", "paper"] = option("informative", "The paper's reward, or one that k matters for.")
+    state: Literal["full", "lumped"] = option("full", "Tables see type, consumption and desire, or consumption alone.")
+    small: int = option(
+        3, "Agents of the system in which the gap is computed exactly, for k up to it; 0: none.", least=0
+    )
+    agents: int = option(50, "Agents of the system in which tables are executed.")
+    runs: int = option(100, "Copies of it, per seed.")
+    steps: int = option(300, "Steps of an execution (T' of the paper).")
+    crowd: int | None = option(None, "Agents of one more execution, with the largest k; none: not done.")
+    threads: int = option(1, "Threads that learn a table.")
+
+
+class SubsampleDemand:
+    """One seed: it draws the samples of frozen and resampled tables, and what happens in the executions.
+
+    Tables of 1, 2, ..., max(ks) agents are learnt one after the other, each lifted from the one before.
+    """
+
+    Options: ClassVar[type] = DemandOptions
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        "seconds": Metric("Figure 1a: time to learn", "s", "sampled agents k", y_scale="log"),
+        "gap": Metric("Figure 1b: worst V* - V^pi among few agents", "reward", "sampled agents k", y_scale="symlog"),
+        "mean_gap": Metric("V* - V^pi, uniform start", "reward", "sampled agents k", y_scale="symlog"),
+        "bound": Metric("Theorem 3.2's bound on the gap", "reward", "sampled agents k", kind="none"),
+        "noise": Metric("Bellman noise of Assumption 3.1", "reward", "sampled agents k", kind="none"),
+        "discounted": Metric("Figure 1c: discounted return among many agents", "reward", "sampled agents k"),
+        "sweeps": Metric("Bellman sweeps", "sweeps", "sampled agents k", kind="none"),
+        "cells": Metric("Cells of the table", "cells", "sampled agents k", kind="none"),
+        "crowd_discounted": Metric("Discounted return of the crowd", "reward", "agents", kind="none"),
+        "crowd_milliseconds": Metric("Time of a step of the crowd", "ms", "agents", kind="none"),
+    }
+    unit: ClassVar[str] = "tables"
+
+    def __init__(self, options: DemandOptions, seed: int) -> None:
+        if not options.ks or min(options.ks) < 1:
+            raise UserError(f"ks {','.join(map(str, options.ks))}: expected numbers from 1 on")
+        self.options, self.seed = options, seed
+        self.total = max(options.ks)
+        check_sizes(self.total, options.agents)
+        lumped = options.state == "lumped"
+        self.system = demand_response(options.reward)
+        self.learnt_on = demand_response(options.reward, lumped=True) if lumped else self.system
+        self.view = consumption_groups() if lumped else None
+        Cells(self.learnt_on, max(self.total, options.small))  # raises where that does not fit
+        self.done = 0
+        self._seconds = 0.0
+        self._smaller: SubsampleQ | None = None
+        self._table = self._new_table(1)
+        self._optimum: SubsampleQ | None = None
+
+    def advance(self) -> Sequence[Row]:
+        """Sweeps of the present table; once it is learnt, what it is worth."""
+        if not self._learn():
+            return []
+        table, series = self._table, self.options.backup
+        self.done += 1
+        found: dict[str, float] = {}
+        if table.k in self.options.ks:
+            found = {"seconds": self._seconds, "sweeps": table.sweeps, "cells": table.cells.size}
+            found |= self._compare() | self._play()
+        rows = [Row(series, metric, table.k, value) for metric, value in found.items()]
+        if self.done == self.total:
+            return rows + self._crowd()
+        self._smaller, self._table = table, self._new_table(table.k + 1, table)
+        return rows
+
+    def state_dict(self) -> State:
+        return {
+            "done": self.done,
+            "seconds": self._seconds,
+            "table": self._table.state_dict(),
+            "smaller": self._smaller.state_dict() if self._smaller else None,
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        self.done, self._seconds = int(state["done"]), float(state["seconds"])
+        k = min(self.done + 1, self.total)
+        self._smaller = self._new_table(k - 1) if state["smaller"] else None
+        if self._smaller:
+            self._smaller.load_state_dict(state["smaller"])
+        self._table = self._new_table(k)
+        self._table.load_state_dict(state["table"])
+
+    @staticmethod
+    def findings(table: Table, options: DemandOptions) -> Sequence[Finding]:
+        """For each k: the gap and the return; and what the largest k gains over the smallest."""
+        found = []
+        for metric, name, unit in (("gap", "worst gap", "reward"), ("discounted", "discounted return", "reward")):
+            if (options.backup, metric) not in table:
+                continue
+            ks, values = table[options.backup, metric]
+            found += [Finding(f"{name}, k = {k:g}", values[:, i], unit) for i, k in enumerate(ks)]
+            if len(ks) > 1:
+                difference: Array = values[:, -1] - values[:, 0]
+                found.append(Finding(f"{name}, k = {ks[-1]:g} less k = {ks[0]:g}", difference, unit))
+        return found
+
+    def _new_table(self, k: int, smaller: SubsampleQ | None = None) -> SubsampleQ:
+        o = self.options
+        table = SubsampleQ(self.learnt_on, k, o.backup, o.m, self.seed, threads=o.threads)
+        if smaller and o.backup != "resample":
+            table.lift_from(smaller)
+        return table
+
+    def _learn(self) -> bool:
+        """Sweeps for half a second; whether the table is learnt."""
+        began, table = time.perf_counter(), self._table
+        learnt = False
+        while not learnt and time.perf_counter() - began < CHUNK_SECONDS:
+            if self.options.backup == "resample":
+                learnt = table.fit(1).sweeps >= self.options.sweeps
+            else:
+                learnt = table.solve(self.options.tolerance, max_sweeps=1, lifted=False).error <= self.options.tolerance
+        self._seconds += time.perf_counter() - began
+        return learnt
+
+    def _compare(self) -> dict[str, float]:
+        """With the exact table of the same k, and with the optimum among few agents."""
+        table, small = self._table, self.options.small
+        found = {}
+        noise = 0.0
+        if self.options.backup != "exact":
+            exact = SubsampleQ(self.learnt_on, table.k, threads=self.options.threads).solve(self.options.tolerance)
+            noise = found["noise"] = bellman_noise(table, exact)
+        if table.k <= small:
+            if self._optimum is None:
+                self._optimum = SubsampleQ(self.learnt_on, small, threads=self.options.threads).solve()
+            found["gap"], found["mean_gap"] = (max(0.0, value) for value in gap(table, self._optimum))
+            found["bound"] = optimality_bound(self.learnt_on, small, table.k, noise)
+        return found
+
+    def _play(self) -> dict[str, float]:
+        o = self.options
+        crowd = Crowd(self.system, o.agents, o.runs, np.random.SeedSequence([self.seed, 1]))
+        return {"discounted": float(execute(crowd, self._table, o.steps, self.view).discounted.mean())}
+
+    def _crowd(self) -> list[Row]:
+        o = self.options
+        if o.crowd is None:
+            return []
+        crowd = Crowd(self.system, o.crowd, 1, np.random.SeedSequence([self.seed, 2]))
+        began = time.perf_counter()
+        worth = execute(crowd, self._table, o.steps, self.view).discounted.mean()
+        took = 1000 * (time.perf_counter() - began) / (o.steps + 1)
+        return [
+            Row(o.backup, "crowd_discounted", o.crowd, float(worth)),
+            Row(o.backup, "crowd_milliseconds", o.crowd, took),
+        ]

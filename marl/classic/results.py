@@ -1,0 +1,191 @@
+"""What an experiment measured: each seed's own CSV and TensorBoard run, then one table, its findings."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from marl.classic.experiments.base import Array, Experiment, Finding, Metric, Row, Table
+from marl.events import EventFile, csv_text
+from marl.runfolder import explain_disk_errors, write_atomically
+from marl.stats import t_interval
+from marl.types import UserError
+
+COLUMNS = ("seed", "series", "metric", "unit", "x", "value")
+"""The columns of ``results.csv`` and of each seed's own file."""
+
+RESULTS = "results.csv"
+FINDINGS = "findings.csv"
+TENSORBOARD = "tensorboard"
+SEEDS = "seeds"
+"""The folder of what each seed saved."""
+
+Curves: TypeAlias = dict[tuple[str, str], dict[int, tuple[Array, Array]]]
+"""``(series, metric)`` -> seed -> x and values, as they were measured."""
+
+
+class Summary(NamedTuple):
+    """A finding over its seeds.
+
+    Attributes:
+        name: what it is.
+        mean: over the seeds.
+        low, high: Student's 95 % interval of the mean; nan for a single seed.
+        unit: of the last three.
+        seeds: how many.
+    """
+
+    name: str
+    mean: float
+    low: float
+    high: float
+    unit: str
+    seeds: int
+
+
+class SeedLog:
+    """Writes one seed's rows, in order, to ``seeds/<seed>.csv`` and to TensorBoard.
+
+    Args:
+        folder: the run's.
+        seed: whose rows.
+        metrics: name -> what it means.
+        size: bytes of the CSV that stay, the rest is forgotten; 0: begin anew.
+
+    Raises:
+        UserError: (every method) the disk is full or cannot be written to; the file lacks some of its ``size`` bytes.
+    """
+
+    def __init__(self, folder: Path, seed: int, metrics: Mapping[str, Metric], size: int = 0) -> None:
+        self._folder, self._seed, self._metrics = folder, seed, metrics
+        self._path = seed_csv(folder, seed)
+        self._events: dict[str, EventFile] = {}
+        self._steps: dict[tuple[str, str], int] = {}
+        with self._disk():
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._csv = self._path.open("a+b")
+            if self._csv.seek(0, os.SEEK_END) < size:
+                raise UserError(f"{self._path} lacks rows of its past")
+            self._csv.truncate(size)
+            if size == 0:
+                self._csv.write(csv_text([COLUMNS]))
+            self._csv.flush()
+            # Steps need not rise from row to row, so that TensorBoard cannot be told from where on to forget.
+            for old in (folder / TENSORBOARD).glob(f"*/seed={seed}"):
+                shutil.rmtree(old)
+            self._show(row for _, row in _read(self._path))
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """Append rows and let readers see them."""
+        with self._disk():
+            self._csv.write(csv_text(self._line(row) for row in rows))
+            self._csv.flush()
+            self._show(rows)
+
+    def sync(self) -> int:
+        """Have everything on the disk; how many bytes the CSV has."""
+        with self._disk():
+            os.fsync(self._csv.fileno())
+            return os.fstat(self._csv.fileno()).st_size
+
+    def close(self) -> None:
+        with self._disk():
+            self._csv.close()
+            for file in self._events.values():
+                file.close()
+
+    def _line(self, row: Row) -> tuple[Any, ...]:
+        x = float(row.x)
+        whole = int(x) if x.is_integer() else x
+        return self._seed, row.series, row.metric, self._metrics[row.metric].unit, whole, float(row.value)
+
+    def _show(self, rows: Iterable[Row]) -> None:
+        """TensorBoard counts in whole steps: x rounded, but always beyond the curve's last step."""
+        for row in rows:
+            curve = (row.series, row.metric)
+            self._steps[curve] = max(round(row.x), self._steps.get(curve, -1) + 1)
+            tag = f"{row.metric} [{self._metrics[row.metric].unit}]"
+            self._file(row.series).scalar(self._steps[curve], tag, float(row.value))
+        for file in self._events.values():
+            file.flush()
+
+    def _file(self, series: str) -> EventFile:
+        name = series.replace("/", "-")
+        if name not in self._events:
+            self._events[name] = EventFile(self._folder / TENSORBOARD / name / f"seed={self._seed}", purge=None)
+        return self._events[name]
+
+    def _disk(self) -> Any:
+        return explain_disk_errors(self._folder, f"the last rows of seed {self._seed} were not recorded")
+
+
+def seed_csv(folder: Path, seed: int) -> Path:
+    """The rows of one seed."""
+    return folder / SEEDS / f"{seed}.csv"
+
+
+def merge(folder: Path, seeds: Sequence[int]) -> None:
+    """Make ``results.csv`` of the seeds' files, in ascending order of the seeds."""
+    head = csv_text([COLUMNS])
+    with explain_disk_errors(folder, f"{RESULTS} was not written"):
+        bodies = [seed_csv(folder, seed).read_bytes().removeprefix(head) for seed in sorted(seeds)]
+        write_atomically(folder / RESULTS, head + b"".join(bodies))
+
+
+def read_results(folder: Path) -> Curves:
+    """The curves in ``results.csv``; raises ``UserError`` where the file is damaged."""
+    points: dict[tuple[str, str], dict[int, list[Row]]] = {}
+    try:
+        for seed, row in _read(folder / RESULTS):
+            points.setdefault((row.series, row.metric), {}).setdefault(seed, []).append(row)
+    except (ValueError, UnicodeDecodeError):
+        raise UserError(f"{folder / RESULTS} is damaged; delete it, and marl resume {folder} makes it again") from None
+    return {
+        curve: {
+            seed: (np.array([row.x for row in rows]), np.array([row.value for row in rows]))
+            for seed, rows in sorted(of_seeds.items())
+        }
+        for curve, of_seeds in points.items()
+    }
+
+
+def summarise(
+    experiment: type[Experiment], options: Any, curves: Curves, seeds: Sequence[int], folder: Path
+) -> list[Summary]:
+    """The experiment's findings over the seeds, also written to ``findings.csv``."""
+    rows = [_summary(finding) for finding in experiment.findings(shared(curves, seeds), options)]
+    with explain_disk_errors(folder, f"{FINDINGS} was not written"):
+        write_atomically(folder / FINDINGS, csv_text([Summary._fields, *rows]))
+    return rows
+
+
+def shared(curves: Curves, seeds: Sequence[int]) -> Table:
+    """The curves that every seed has, with the same x: values ``[n, T]``, seeds in ascending order."""
+    table: dict[tuple[str, str], tuple[Array, Array]] = {}
+    for curve, of_seeds in curves.items():
+        xs = [x for x, _ in of_seeds.values()]
+        if set(of_seeds) == set(seeds) and all(np.array_equal(x, xs[0]) for x in xs):
+            table[curve] = xs[0], np.stack([of_seeds[seed][1] for seed in sorted(seeds)])
+    return table
+
+
+def _summary(finding: Finding) -> Summary:
+    values = np.asarray(finding.values, dtype=np.float64)
+    low, high = t_interval(values)
+    return Summary(finding.name, float(values.mean()), float(low), float(high), finding.unit, len(values))
+
+
+def _read(path: Path) -> Iterator[tuple[int, Row]]:
+    """Seeds and rows of a CSV; raises ``ValueError`` for one that is not ours."""
+    with path.open(newline="", encoding="utf-8") as file:
+        lines = csv.reader(file)
+        if tuple(next(lines, ())) != COLUMNS:
+            raise ValueError(f"{path} does not begin with its columns")
+        for seed, series, metric, _, x, value in lines:
+            yield int(seed), Row(series, metric, float(x), float(value))

@@ -1,0 +1,203 @@
+"""``marl classic``: experiments with the tabular and linear methods, in a run folder like every other."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from marl import config as cfg
+from marl.classic.experiments import EXPERIMENTS, experiment
+from marl.classic.figure import draw
+from marl.classic.results import RESULTS, TENSORBOARD, merge, read_results, summarise
+from marl.classic.runner import run
+from marl.doctor import cores, versions
+from marl.parser import Parser, add_settings, make_parser, print_json, reader
+from marl.runfolder import lock, new_run, read_config, write_config
+from marl.terminal import progress_bar, say_how_to_go_on
+from marl.types import UserError
+
+FORMAT = 1
+"""Of ``config.json``."""
+
+SEEDS = (0, 1, 2, 3, 4)
+
+HELP = """\
+Run an experiment with a tabular or linear method, once for each seed, and draw its figure.
+
+  marl classic --list
+  marl classic coop-lsvi --seeds 0 1 2 --workers 2
+  marl classic coop-lsvi --help
+
+`marl classic NAME --help` lists the options of that experiment. The folder gets results.csv, findings.csv, NAME.png
+and tensorboard/. Stop it at any time; `marl resume FOLDER` goes on, to the same numbers.
+"""
+
+
+def classic(arguments: Sequence[str]) -> None:
+    """The command ``marl classic``."""
+    if not arguments or arguments[0].startswith("-"):
+        _without_name(arguments)
+        return
+    name = arguments[0]
+    kind = experiment(name)
+    parser = _parser([("NAME", "experiment, for example coop-lsvi")], f"{name}: {EXPERIMENTS[name].about}.")
+    parser.usage = f"marl classic {name} [options]"
+    add_settings(parser, name, kind.Options, {})
+    given = vars(parser.parse(arguments))
+    folder, seeds, workers = (given.pop(word) for word in ("run", "seeds", "workers"))
+    as_json, quiet, _ = (given.pop(word) for word in ("json", "quiet", "name"))
+    options = kind.Options()
+    for setting, value in given.items():
+        options = cfg.replace(options, setting, value)
+    cfg.check_ranges(options)
+    _check_seeds(seeds)
+    with _silence():  # the processes that run it say the same
+        kind(options, seeds[0])  # raises for options that make no sense together
+
+    made_from = {"format": FORMAT, "experiment": name, "options": cfg.to_json(options), "seeds": seeds}
+    folder = _make(folder, made_from | {"command": shlex.join(["marl", "classic", *arguments])})
+    resume(folder, workers, not quiet, as_json)
+
+
+def resume(folder: Path, workers: int | None, progress: bool, as_json: bool) -> None:
+    """Run what is not finished of the run in ``folder``; then its table, findings and picture, and a word on them.
+
+    Raises:
+        Interrupted: after SIGINT or SIGTERM, once everything is saved.
+        UserError: no such run, in use by another process, a seed that failed, a full disk.
+    """
+    with lock(folder):
+        config = read_config(folder)
+        name, kind, options, seeds = _read(folder, config)
+        if not (folder / RESULTS).exists():
+            workers = min(workers or cores(), len(seeds))
+            with say_how_to_go_on(folder), contextlib.closing(progress_bar(0, 0, f" {kind.unit}", progress)) as bar:
+                run(kind, options, seeds, folder, workers, _Show(bar, len(seeds)))
+            merge(folder, seeds)
+        curves = read_results(folder)
+        rows = summarise(kind, options, curves, seeds, folder)
+        picture = folder / f"{name}.png"
+        draw(name, kind.metrics, curves, len(seeds), config.get("command", ""), picture)
+    if as_json:
+        print_json({"run": str(folder), "findings": [row._asdict() for row in rows]})
+        return
+    for row in rows:
+        interval = "" if math.isnan(row.low) else f" [{row.low:.4g}, {row.high:.4g}]"
+        unit = f" {row.unit}" if row.unit else ""
+        print(f"{row.name}: {row.mean:.4g}{interval}{unit}, seeds: {row.seeds}")
+    print(f"picture: {picture}")
+    print(f"watch: tensorboard --logdir {folder / TENSORBOARD}")
+    print(f"run: {folder}")
+
+
+def _make(folder: Path | None, config: dict[str, Any]) -> Path:
+    """The folder of a new run, of which nothing is done yet."""
+    folder = new_run("classic", config["experiment"], folder)
+    with lock(folder):
+        write_config(folder, config | {"versions": versions()})
+    return folder
+
+
+def _without_name(arguments: Sequence[str]) -> None:
+    parser = _parser([("NAME", "experiment, a name of --list")], HELP)
+    parser.add_argument("--list", action="store_true", help="The experiments that there are.")
+    if {"-h", "--help"} & {*arguments}:
+        parser.print_help()
+        return
+    if "--list" not in arguments:
+        raise UserError("expected: marl classic NAME [options], or marl classic --list")
+    given = parser.parse(["", *arguments])
+    about = {name: entry.about for name, entry in EXPERIMENTS.items()}
+    if given.json:
+        print_json({"experiments": about})
+        return
+    for name, text in about.items():
+        print(f"{name}: {text}")
+
+
+def _parser(positional: Sequence[tuple[str, str]], text: str) -> Parser:
+    """The options that every experiment has."""
+    parser = make_parser("classic", text, positional)
+    parser.add_argument("--run", type=Path, metavar="FOLDER", help="Folder to make. Default: runs/classic-NAME-TIME.")
+    parser.add_argument(
+        "--seeds",
+        type=reader("seeds", int),
+        nargs="+",
+        default=list(SEEDS),
+        metavar="S",
+        help=f"Each is run by itself. Default: {' '.join(map(str, SEEDS))}.",
+    )
+    add_workers(parser)
+    parser.add_argument("--json", action="store_true", help="Print the result as one JSON object.")
+    parser.add_argument("--quiet", action="store_true", help="No progress bar.")
+    return parser
+
+
+def add_workers(parser: Parser) -> None:
+    """``--workers``, which ``marl resume`` has as well."""
+    parser.add_argument(
+        "--workers",
+        type=_workers,
+        metavar="N",
+        help="Processes that run the seeds of an experiment, one each. Default: one for each core.",
+    )
+
+
+def _workers(text: str) -> int:
+    count: int = cfg.parse("--workers", int, text)
+    if count < 1:
+        raise UserError(f"--workers: expected 1 or more, got {count}")
+    return count
+
+
+def _check_seeds(seeds: Sequence[int]) -> None:
+    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        raise UserError(f"seeds: expected different numbers from 0 on, got {' '.join(map(str, seeds)) or 'none'}")
+
+
+class _Show:
+    """Moves the bar, which counts the work of all seeds; what an earlier process did is no speed of this one's."""
+
+    def __init__(self, bar: Any, seeds: int) -> None:
+        self.bar, self.seeds = bar, seeds
+        self.done: dict[int, int] = {}
+
+    def __call__(self, seed: int, done: int, total: int) -> None:
+        if self.bar.disable:
+            return
+        if seed not in self.done:
+            self.bar.total = total * self.seeds
+            self.bar.initial += done
+        self.done[seed] = done
+        self.bar.update(sum(self.done.values()) - self.bar.n)
+
+
+def _read(folder: Path, config: dict[str, Any]) -> tuple[str, Any, Any, list[int]]:
+    """Name, class, options and seeds; raises ``UserError`` for a damaged ``config.json`` or one of another version."""
+    if config.get("format") != FORMAT:
+        raise UserError(f"{folder / 'config.json'}: expected format {FORMAT}, got {config.get('format')!r}")
+    try:
+        name, seeds = str(config["experiment"]), [int(seed) for seed in config["seeds"]]
+        kind = experiment(name)
+        options: Any = cfg.from_json(kind.Options, config["options"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{folder / 'config.json'} is damaged: {' '.join(repr(error).split())}") from None
+    cfg.check_ranges(options)
+    _check_seeds(seeds)
+    return name, kind, options, seeds
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """No warnings of ours inside."""
+    log = logging.getLogger("marl")
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before

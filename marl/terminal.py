@@ -1,0 +1,66 @@
+"""What a run and the person at its terminal tell each other: how far it is, a line now and then, and to stop."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+
+class Interrupted(KeyboardInterrupt):
+    """The user (or the machine's scheduler) asked the run to stop; its state has been saved."""
+
+
+@contextlib.contextmanager
+def stop_requests() -> Iterator[list[int]]:
+    """A list that SIGINT and SIGTERM append to instead of ending the process; a second SIGINT ends it at once."""
+    received: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        if received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    try:
+        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: signals go elsewhere
+        yield received
+        return
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def say_how_to_go_on(folder: Path) -> Iterator[None]:
+    """Add to an ``Interrupted`` that passes through how the run in ``folder`` is resumed."""
+    try:
+        yield
+    except Interrupted as stop:
+        raise Interrupted(f"{stop}; go on with: marl resume {folder}") from None
+
+
+def progress_bar(total: int, initial: int, unit: str, visible: bool) -> Any:
+    """A bar on stderr, to be closed; a terminal sees it often, a log file now and then."""
+    rarely = 0.2 if sys.stderr.isatty() else 10.0  # seconds between lines; a log file needs few
+    return tqdm(
+        total=total,
+        initial=initial,
+        unit=unit,
+        disable=not visible,
+        dynamic_ncols=True,
+        mininterval=rarely,
+        maxinterval=rarely,
+    )
+
+
+def say(line: str) -> None:
+    """One line for people, above the progress bar if there is one."""
+    tqdm.write(line, file=sys.stderr)

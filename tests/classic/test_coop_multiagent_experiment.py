@@ -1,0 +1,124 @@
+"""The experiment ``coop-lsvi-multiagent`` at a small size, stopped and resumed, and its example."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from examples import classic_pareto
+from marl.classic.experiments import experiment
+from marl.classic.fronts import hypervolume
+from marl.classic.instances import make_linear_multiagent
+from marl.classic.planning import convex_coverage_set
+from marl.types import UserError
+
+KIND = experiment("coop-lsvi-multiagent")
+SMALL = {"episodes": 400, "weights": 21}
+
+
+def run(instance):
+    rows = []
+    while instance.done < instance.total:
+        rows += instance.advance()
+    assert instance.done == instance.total
+    return rows
+
+
+def table(runs):
+    """As the runner makes it: curves whose x all seeds share."""
+    curves = {}
+    for rows in runs:
+        one = {}
+        for row in rows:
+            one.setdefault((row.series, row.metric), []).append((row.x, row.value))
+        for key, points in one.items():
+            curves.setdefault(key, []).append(points)
+    arrays = {key: np.array(points) for key, points in curves.items() if key[1] != "front"}
+    return {key: (points[0, :, 0], points[..., 1]) for key, points in arrays.items()}
+
+
+def plain(state):
+    """A state with its arrays aside, the rest as JSON keeps it."""
+    if isinstance(state, dict):
+        return {key: plain(value) for key, value in state.items()}
+    return state.copy() if isinstance(state, np.ndarray) else json.loads(json.dumps(state))
+
+
+@pytest.mark.parametrize("pieces", [1, 40, 90])
+def test_a_stopped_experiment_goes_on_bit_for_bit(pieces):
+    first, second = (KIND(KIND.Options(**SMALL), 3) for _ in range(2))
+    for _ in range(pieces):
+        first.advance()
+    second.load_state_dict(plain(first.state_dict()))
+    assert 0 < second.done == first.done < first.total
+    assert run(first) == run(second)
+
+
+def test_rows_and_findings_are_those_that_are_announced_and_seeds_differ():
+    options = KIND.Options(**SMALL)
+    runs = [run(KIND(options, seed)) for seed in (0, 1)]
+    assert {row.metric for row in runs[0]} == set(KIND.metrics)
+    assert {row.series for row in runs[0]} == {"cooperating", "isolated", "centralised", "exact"}
+    assert all(np.isfinite(row.value) for rows in runs for row in rows)
+    assert runs[0] != runs[1]
+    findings = KIND.findings(table(runs), options)
+    assert len({finding.name for finding in findings}) == len(findings)
+    assert all(finding.values.shape == (2,) and np.isfinite(finding.values).all() for finding in findings)
+
+
+def test_cooperating_agents_come_near_the_centralised_ones_and_leave_the_isolated_behind():
+    """4000 episodes, the defaults otherwise; isolated agents ignore v_t and cannot stop regretting it."""
+    options = KIND.Options(episodes=4000, weights=51)
+    rows = run(KIND(options, 0))
+    found = {finding.name: float(finding.values[0]) for finding in KIND.findings(table([rows]), options)}
+    assert found["exponent of regret, cooperating"] < 0.6 < found["exponent of regret, isolated"]
+    assert found["regret, cooperating / centralised"] < 1.3
+    assert found["regret, isolated / cooperating"] > 3
+    assert found["rounds, cooperating / centralised"] < 3
+    assert found["hypervolume, cooperating"] > 99 > found["hypervolume, isolated"]
+    assert found["dominated by the exact front, cooperating"] < 0.05
+    assert 0.7 < found["rounds at T = 4000 / rounds at T = 500"] < 1.3
+    assert found["Bayes regret, cooperating"] < found["regret, cooperating"] / 4000 + 0.01, "Proposition 3"
+
+
+def test_the_front_is_drawn_as_points_and_its_hypervolume_is_the_reported_one():
+    options = KIND.Options(**SMALL, reference=2.0)
+    rows = run(KIND(options, 0))
+    fronts = {
+        series: np.array([(row.x, row.value) for row in rows if (row.series, row.metric) == (series, "front")])
+        for series in ("exact", "cooperating")
+    }
+    np.testing.assert_array_equal(fronts["exact"], convex_coverage_set(make_linear_multiagent(0)).values)
+    part = hypervolume(fronts["cooperating"], [2, 2]) / hypervolume(fronts["exact"], [2, 2])
+    reported = [row.value for row in rows if (row.series, row.metric) == ("cooperating", "hypervolume")]
+    assert reported[-1] == pytest.approx(part)
+
+
+def test_regret_that_stays_linear_is_worth_a_warning(caplog):
+    """Without a bonus the agents settle on what they saw first."""
+    run(KIND(KIND.Options(episodes=1200, weights=5, instance=2, beta=0.0), 0))
+    assert "regret still grows linearly" in caplog.text
+    assert caplog.text.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"reference": 5.0}, "reference: expected what all of the exact front's values lie above, less than 2.7"),
+        ({"episodes": 3}, "episodes: expected 16 or more"),
+        ({"weights": 1}, "weights: expected 2 or more"),
+        ({"threshold": -1.0}, "threshold: expected 0 or more"),
+    ],
+)
+def test_options_that_make_no_sense_are_named_in_one_line(options, message):
+    with pytest.raises(UserError, match=message):
+        KIND(KIND.Options(**options), 0)
+
+
+def test_the_example_finds_most_of_the_front(capsys):
+    found = classic_pareto.main(episodes=1500)
+    assert found["hypervolume"] > 0.95
+    assert found["rounds"] < 150
+    assert "exact front" in capsys.readouterr().out
