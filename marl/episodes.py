@@ -114,6 +114,7 @@ class Episodes:
         moves = {name: take(ring, row[:, :-1]) for name, ring in slots.moves.items()}
         if slots.spec.discrete:
             moves["action"] = moves["action"].long()
+        seen["obs"] = seen["obs"].float()
         found = {name: x if name == "state" else x.movedim(3, 1) for name, x in (seen | moves).items()}
         return EpisodeBatch(filled=~final[:, :-1], **found)
 

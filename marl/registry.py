@@ -17,6 +17,7 @@ ALGORITHMS: dict[str, str] = {
     "maptf": "marl.algos.maptf:MAPTF",
     "maptf-mappo": "marl.algos.maptf_mappo:MAPTFMAPPO",
     "dvm": "marl.algos.dvm:DVM",
+    "dqn": "marl.algos.dqn:DQN",
 }
 """Name -> ``"module:Class"`` of a learner. Add your own before calling ``marl.train``."""
 
@@ -29,6 +30,8 @@ ENVIRONMENTS: dict[str, str] = {
     "probe": "marl.envs.probes:FAMILY",
     "smax": "marl.envs.smax:FAMILY",
     "smac": "marl.envs.smac:FAMILY",
+    "small": "marl.envs.small:FAMILY",
+    "atari": "marl.envs.atari:FAMILY",
 }
 """Family (the part of an environment's id before the slash) -> ``"module:object"`` of an ``EnvFamily``."""
 

@@ -20,8 +20,9 @@ class Replay:
     where an episode ended: what was seen last lies in a side table. Agents of one copy are sampled together.
 
     Memory per transition and agent: 4 D + 4 A + 5 bytes (discrete: 4 D + 6; A more where actions are masked, 4 H more
-    where the learner notes something), and 4 bytes per copy and slot (4 S more with the global state), plus what is
-    seen once more for every episode end.
+    where the learner notes something; D in place of 4 D where observations are bytes, which become float32 when they
+    are drawn), and 4 bytes per copy and slot (4 S more with the global state), plus what is seen once more for every
+    episode end.
 
     Args:
         capacity: transitions per member; rounded down to whole time slots of E.
@@ -32,6 +33,7 @@ class Replay:
         memory_size: H, what the learner notes beside its action; 0: nothing.
         with_state: store the global state too, where the environment has one.
         batch_size: transitions of a ``draw``.
+        n_step: with more than 1, a batch tells the rewards of so many steps (``Batch.rewards``), read from the ring.
         schedule: when the loop draws; None: at every step.
     """
 
@@ -46,15 +48,16 @@ class Replay:
         memory_size: int = 0,
         with_state: bool = False,
         batch_size: int = 256,
+        n_step: int = 1,
         schedule: Schedule | None = None,
     ) -> None:
         self.capacity = max(capacity // copies, 1)
         self.ring = self.capacity + 1  # the slot being written holds the newest successor
         self.members, self.copies, self.spec = members, copies, spec
-        self.batch_size, self.schedule = batch_size, schedule or Schedule(0, 1)
+        self.batch_size, self.n_step, self.schedule = batch_size, n_step, schedule or Schedule(0, 1)
         grid = (self.ring, members, copies)
         n = spec.n_agents
-        self.seen = {"obs": torch.zeros(*grid, n, spec.obs_size)}
+        self.seen = {"obs": torch.zeros(*grid, n, spec.obs_size, dtype=torch.uint8 if spec.bytes else torch.float32)}
         if spec.masked:
             self.seen["avail"] = torch.zeros(*grid, n, spec.action_size, dtype=torch.bool)
         if with_state and spec.state_size:
@@ -81,7 +84,8 @@ class Replay:
 
     @classmethod
     def of(cls, config: Any, spec: EnvSpec, copies: int, seeds: Sequence[int], memory_size: int) -> Replay:
-        """As a learner's configuration asks for: ``buffer_size``, ``batch_size``, ``warmup``, ``update_every``."""
+        """As a learner's configuration asks for: ``buffer_size``, ``batch_size``, ``warmup``, ``update_every``, and
+        ``n_step`` if it has that."""
         return cls(
             config.buffer_size,
             spec,
@@ -90,6 +94,7 @@ class Replay:
             seeds,
             memory_size=memory_size,
             batch_size=config.batch_size,
+            n_step=getattr(config, "n_step", 1),
             schedule=Schedule(config.warmup, config.update_every),
         )
 
@@ -134,24 +139,24 @@ class Replay:
         """``batch_size`` transitions for each member, drawn uniformly with replacement."""
         size = len(self)
         pick = self.sampler.integers(size, batch_size)
-        slot, row = self._locate(pick)
+        row = self._locate(pick)
         while self.any_lost and (bad := self.lost.view(-1)[row]).any():
             for p in bad.any(1).nonzero().flatten().tolist():  # only these members draw again
                 again = torch.randint(size, (batch_size,), generator=self.sampler.generators[p])
                 pick[p] = torch.where(bad[p], again, pick[p])
-            slot, row = self._locate(pick)
-        found = {name: take(ring, row).transpose(1, 2) for name, ring in self.moves.items()}
-        found |= {name: take(ring, row).transpose(1, 2) for name, ring in self.seen.items() if name != "state"}
-        found |= {f"next_{name}": x.transpose(1, 2) for name, x in self.successors(slot, row).items()}
+            row = self._locate(pick)
+        last, window = (row, {}) if self.n_step == 1 else self._look_ahead(pick, row)
+        found = {name: take(ring, last if name == "terminated" else row) for name, ring in self.moves.items()}
+        found |= {name: take(ring, row) for name, ring in self.seen.items() if name != "state"}
+        found |= {f"next_{name}": x for name, x in self.successors(last).items()} | window
+        found["obs"], found["next_obs"] = found["obs"].float(), found["next_obs"].float()
         if self.spec.discrete:
             found["action"] = found["action"].long()
-        return Batch(**found)
+        return Batch(**{name: x.transpose(1, 2) for name, x in found.items()})
 
-    def successors(self, slot: Tensor, row: Tensor) -> dict[str, Tensor]:
+    def successors(self, row: Tensor) -> dict[str, Tensor]:
         """What was truly seen next, without the global state: by name ``[P, B, N, *]``."""
-        stride = self.members * self.copies
-        wrapped = slot == self.ring - 1
-        following = row + torch.where(wrapped, stride - self.ring * stride, stride)
+        following = self._following(row)
         final = take(self.final_at, row)
         ended = final >= 0
         result = {name: take(ring, following) for name, ring in self.seen.items() if name != "state"}
@@ -160,12 +165,34 @@ class Replay:
                 x[ended] = self.finals[name][final[ended] % len(self.finals[name])]
         return result
 
-    def _locate(self, pick: Tensor) -> tuple[Tensor, Tensor]:
-        """Ring slot and flat row (of ring x P x E) of transitions numbered from the oldest, both ``[P, B]``."""
+    def _look_ahead(self, pick: Tensor, row: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The row of the last step that counts in each n-step return, ``[P, B]``, and ``Batch``'s account of these.
+
+        It ends with the episode of any agent, with the newest step, and before one that did not happen.
+        """
+        ahead = len(self) // self.copies - pick // self.copies  # slots from the row's own on
+        last, steps, rewards = row, torch.ones_like(row), [take(self.moves["reward"], row)]
+        for k in range(1, self.n_step):
+            following = self._following(last)
+            follows = (steps == k) & (ahead > k) & (take(self.final_at, last) < 0)
+            if self.any_lost:
+                follows &= ~take(self.lost, following)
+            rewards.append(take(self.moves["reward"], following).masked_fill_(~follows.unsqueeze(-1), 0.0))
+            last = torch.where(follows, following, last)
+            steps = steps + follows
+        return last, {"rewards": torch.stack(rewards, -1), "steps": steps.unsqueeze(-1)}
+
+    def _locate(self, pick: Tensor) -> Tensor:
+        """The flat row (of ring x P x E) of transitions numbered from the oldest, ``[P, B]``."""
         oldest = max(self.written - self.capacity, 0)
         slot = (oldest + pick // self.copies) % self.ring
         member = torch.arange(self.members)[:, None]
-        return slot, (slot * self.members + member) * self.copies + pick % self.copies
+        return (slot * self.members + member) * self.copies + pick % self.copies
+
+    def _following(self, row: Tensor) -> Tensor:
+        """The rows of the same copies, one time slot later."""
+        stride = self.members * self.copies
+        return (row + stride) % (self.ring * stride)
 
     def _add_finals(self, slot: int, ended: Tensor, finals: dict[str, Tensor]) -> None:
         count = len(finals["obs"])
@@ -173,7 +200,7 @@ class Replay:
             self._grow_finals()
         number = torch.arange(self.finals_written, self.finals_written + count)
         for name, table in self.finals.items():
-            table[number % len(table)] = finals[name]
+            table[number % len(table)] = finals[name].to(table.dtype)
         self.final_at[slot][ended] = number.int()
         self.finals_written += count
 

@@ -62,6 +62,10 @@ class Batch(NamedTuple):
         terminated: ``[P, N, B]`` bool: the bootstrap stops. False at a time limit.
         avail, next_avail: ``[P, N, B, A]`` bool; None: see ``View``.
         memory: ``[P, N, B, H]`` what the learner noted as it took ``action``; None: nothing.
+        rewards: ``[P, N, B, n]``, ``reward`` and those after it, for n-step returns; None: n = 1. Zero after the last
+            one that counts: an episode's end, or the newest step.
+        steps: ``[P, 1, B]`` int64, how many count. ``next_obs``, ``terminated`` and ``next_avail`` are those of the
+            last of these steps.
     """
 
     obs: Tensor
@@ -72,6 +76,8 @@ class Batch(NamedTuple):
     avail: Tensor | None = None
     next_avail: Tensor | None = None
     memory: Tensor | None = None
+    rewards: Tensor | None = None
+    steps: Tensor | None = None
 
 
 class Trajectory(NamedTuple):

@@ -190,11 +190,9 @@ class CooperativeLSVI:
 
     Attributes:
         episodes: played so far by every agent.
-        regret: ``[M]``, exact: ``sum_t V*_1 - V^pi_1`` of each agent, in expectation over the first state and over
-            ties, no sampled return in it.
         communication: the account.
         optimum: ``[M]``, exact, of each agent's process.
-        gap: ``[M]``, regret of one episode under the present plan.
+        gap: ``[M]``, regret of one episode under the present plan, in expectation over the first state and over ties.
         statistics: ``[M, H]``, what each agent knows.
         q: ``[M, H, G S, A]``, v: ``[M, H + 1, G S]``: the optimistic values of the present plan.
         tied: ``[M, H, S, A]``, the present policies: the actions between which an agent draws.
@@ -216,12 +214,8 @@ class CooperativeLSVI:
         if not replan >= 1:
             raise UserError(f"replan: expected a factor of 1 or more, got {replan}")
         first = processes[0]
-        self.agents, self.horizon, self.states, self.actions = (
-            len(processes),
-            first.horizon,
-            first.states,
-            first.actions,
-        )
+        self.agents, self.horizon = len(processes), first.horizon
+        self.states, self.actions = first.states, first.actions
         self.trigger, self.bonus, self._replan = trigger, bonus, math.log(replan) + ROUNDING
         self._block = block
         self._features = np.ascontiguousarray(features.reshape(-1, self.actions, features.shape[-1]))
@@ -243,19 +237,23 @@ class CooperativeLSVI:
         self._worlds, self._ties = (np.random.default_rng(s) for s in sequence.spawn(2))
         self.communication = Communication()
         self.episodes = self.plans = self._since = 0
-        self.regret = np.zeros(self.agents)
         self._milestone = 0.0
         self.q = np.zeros((self.agents, self.horizon, planned_states, self.actions))
         self.v = np.zeros((self.agents, self.horizon + 1, planned_states))
         self.tied = np.zeros((self.agents, self.horizon, self.states, self.actions), np.bool_)
         self._planned = np.zeros((self.agents, self.horizon))
-        self.gap = np.zeros(self.agents)
+        self.gap, self._paid, self._from = np.zeros((3, self.agents))
         self._plan_alike()
 
     @property
     def dim(self) -> int:
         """d of the features that the agents regress on."""
         return self.statistics.dim
+
+    @property
+    def regret(self) -> Array:
+        """``[M]``, exact: ``sum_t V*_1 - V^pi_1`` of each agent; its bits do not depend on the pieces of ``fit``."""
+        return self._paid + (self.episodes - self._from) * self.gap
 
     @property
     def upper(self) -> Array:
@@ -279,7 +277,6 @@ class CooperativeLSVI:
             )  # fmt: skip
             self.episodes += ran
             self._since += ran
-            self.regret += ran * self.gap
             if due:
                 self._synchronise()
             else:
@@ -310,9 +307,7 @@ class CooperativeLSVI:
     def _solve(self, which: NDArray[np.int64]) -> None:
         known = self.statistics
         beta = self.bonus.at(self.episodes + 1, self.dim, self.horizon, self.agents)
-        plan_backwards(
-            which, known.inverse, known.reward_sum, known.next_sum, self._features, beta, self.q, self.v
-        )  # fmt: skip
+        plan_backwards(which, known.inverse, known.reward_sum, known.next_sum, self._features, beta, self.q, self.v)
         self.plans += 1
 
     def _adopt(self, which: NDArray[np.int64]) -> None:
@@ -330,6 +325,8 @@ class CooperativeLSVI:
                 table = self._tables[key[0]]
                 policy = self.tied[m] / self.tied[m].sum(axis=-1, keepdims=True)
                 evaluated[key] = start_value(table, evaluate_policy(table, policy))
+            self._paid[m] += (self.episodes - self._from[m]) * self.gap[m]
+            self._from[m] = self.episodes
             self.gap[m] = self.optimum[m] - evaluated[key]
 
     def _look_back(self) -> None:
@@ -374,7 +371,7 @@ class CooperativeLSVI:
             getattr(self, name)[...] = state[name]
 
 
-_ARRAYS = ("regret", "q", "v", "tied", "_planned", "gap")
+_ARRAYS = ("q", "v", "tied", "_planned", "gap", "_paid", "_from")
 
 
 def _cumulative(probabilities: Array) -> Array:

@@ -24,6 +24,20 @@ def td_target(reward: Tensor, gamma: Tensor, terminated: Tensor, value: Tensor) 
     return reward + gamma * value.masked_fill(terminated, 0.0)
 
 
+def window_target(rewards: Tensor, steps: Tensor, gamma: Tensor, terminated: Tensor, value: Tensor) -> Tensor:
+    """``r_1 + gamma r_2 + ... + gamma^(m-1) r_m + gamma^m (1 - terminated) v``: ``[P, N, B]``, each row with its own m.
+
+    Args:
+        rewards: ``[P, N, B, n]``, zero after the m-th.
+        steps: m, ``[P, 1 or N, B]`` int64 from 1 to n.
+        gamma: discount of each member, ``[P, 1, 1]``.
+        terminated: ``[P, N, B]`` bool, of the m-th step; a time limit is no termination.
+        value: ``[P, N, B]``, of the m-th step's true successor.
+    """
+    powers = gamma.unsqueeze(-1) ** torch.arange(rewards.shape[-1])
+    return (rewards * powers).sum(-1) + gamma**steps * value.masked_fill(terminated, 0.0)
+
+
 def gae(
     reward: Tensor, value: Tensor, next_value: Tensor, terminated: Tensor, done: Tensor, gamma: Tensor, lam: Tensor
 ) -> Tensor:

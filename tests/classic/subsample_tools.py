@@ -23,7 +23,7 @@ def random_system(seed, global_states=2, local_states=3, actions=2, gamma=0.8, f
     return LocalGlobalSystem(
         rows(global_states, actions, global_states),
         local,
-        rng.normal(size=(global_states, actions)),
+        0.1 * rng.normal(size=(global_states, actions)),
         2 * rng.normal(size=(global_states, local_states)),
         gamma,
     )

@@ -195,7 +195,10 @@ def test_fitting_in_pieces_and_through_a_stored_state_gives_the_same_bits():
     resumed.fit(3)
     resumed.load_state_dict(state)
     resumed.fit(70)
-    for other in (pieces, resumed):
+    single = team(LOCK, seed=11)
+    for _ in range(120):
+        single.fit(1)
+    for other in (pieces, resumed, single):
         np.testing.assert_array_equal(other.regret, whole.regret)
         np.testing.assert_array_equal(other.q, whole.q)
         np.testing.assert_array_equal(other.statistics.inverse, whole.statistics.inverse)

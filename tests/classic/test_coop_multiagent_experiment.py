@@ -106,7 +106,7 @@ def test_regret_that_stays_linear_is_worth_a_warning(caplog):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"reference": 5.0}, "reference: expected what all of the exact front's values lie above, less than 2.7"),
+        ({"reference": 5.0}, "reference: expected less than the front's lowest, 2.73"),
         ({"episodes": 3}, "episodes: expected 16 or more"),
         ({"weights": 1}, "weights: expected 2 or more"),
         ({"threshold": -1.0}, "threshold: expected 0 or more"),

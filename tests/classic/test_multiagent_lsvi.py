@@ -13,13 +13,12 @@ from marl.classic.fronts import domination, maximum_utility_loss
 from marl.classic.instances import make_linear_multiagent
 from marl.classic.lsvi import Bonus
 from marl.classic.mdp import LinearMultiagentMDP
+from marl.classic.multiagent_loops import TIE, spectral_width
 from marl.classic.multiagent_lsvi import (
     JOINT_ACTION_LIMIT,
-    TIE,
     MultiagentCoopLSVI,
     flat_threshold,
     rounds_bound,
-    spectral_width,
 )
 from marl.classic.planning import convex_coverage_set, optimal_values
 from marl.types import UserError
@@ -148,6 +147,13 @@ def test_agents_who_break_ties_each_in_their_own_way_miss_each_other():
     assert learner.mdp.reward[0, 0, 2 * first + second].tolist() == [0, 0]
 
 
+def test_what_differs_by_rounding_only_is_tied():
+    """Agent 1 wins at joint action 1, agent 2 at 2: worth .28 each at equal weights, but for the last digits."""
+    learner = MultiagentCoopLSVI(game([[0, 1, 0, 0], [0, 0, 1, 0]], (2, 2)), bonus=Bonus(beta=1.0), regulariser=0.1)
+    learner.fit(500)
+    assert [learner.plan([0.5, 0.5 + more])[0].item() for more in (-1e-12, 0, 1e-12, 0.1)] == [1, 1, 1, 2]
+
+
 def test_phi_phi_is_added_once_per_joint_step():
     """Phi has the columns (.35, 0, .6) and (0, 0, .6): Phi Phi^T = [[.1225, 0, .21], [0, 0, 0], [.21, 0, .72]]."""
     learner = MultiagentCoopLSVI(game([[1], [0]], (1, 1)))
@@ -269,6 +275,14 @@ def test_isolated_agents_who_each_want_another_joint_action_get_neither():
     assert (alone.communication.rounds, alone.communication.floats) == (0, 0)
     together = MultiagentCoopLSVI(mdp, bonus=Bonus(beta=1.0)).fit(2000)
     assert together.regret(front)[-500:].max() < 0.02
+
+
+def test_an_isolated_agent_regresses_on_its_own_reward():
+    """Ten steps: agent 1 has Phi r = (.35, 0, .6) .56, agent 2 earns nothing."""
+    alone = MultiagentCoopLSVI(game([[1], [0]], (1, 1)), isolated=True)
+    alone.fit(10)
+    expected = [[10 * 0.35 * WIN, 0, 10 * 0.6 * WIN], [0, 0, 0]]
+    np.testing.assert_allclose(alone.statistics.reward_sum[:, 0], expected, atol=1e-12)
 
 
 def test_isolated_agents_suffice_where_nobody_depends_on_the_others():

@@ -181,7 +181,7 @@ def test_a_table_beyond_the_caps_says_which_k_fits():
     with pytest.raises(UserError, match="k = 22 needs .* the largest k that fits is 7"):
         Cells(demand_response(), 22)
     with pytest.raises(UserError, match="the whole table takes"):
-        SubsampleQ(system, 2, max_bytes=8 * (2 + 3) * 12 // 5).q() if False else SubsampleQ(demand_response(), 6).q()
+        SubsampleQ(demand_response(), 4, max_bytes=8 * 2**20).q()
 
 
 @pytest.mark.parametrize(

@@ -88,15 +88,12 @@ class Toy:
 
 def main() -> int:
     """``marl`` with ``toy`` in its list."""
-    import toy_experiment  # by its name, under which a new process can find it
-
     from marl import cli
     from marl.classic import experiments, runner
 
     entry = experiments.Entry("toy_experiment", "Toy", "a random walk with drift")
     experiments.EXPERIMENTS["toy"] = entry
     runner.CHECKPOINT_SECONDS = 0.05
-    assert toy_experiment.Toy.unit
     return cli.main(sys.argv[1:])
 
 

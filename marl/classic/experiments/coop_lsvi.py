@@ -75,7 +75,9 @@ class _LSVIExperiment:
     """Teams that run one after the other, each with its own part of the seed."""
 
     metrics: ClassVar[Mapping[str, Metric]] = {
-        "regret": Metric("Cumulative regret", "return, mean over agents", "episodes of each agent", y_scale="symlog"),
+        "regret": Metric(
+            "Cumulative regret", "return, mean over agents", "episodes of each agent", x_scale="log", y_scale="symlog"
+        ),
         "rounds": Metric("Synchronisations", "rounds", "episodes of each agent", y_scale="symlog"),
         "bytes": Metric("Communication, both ways", "bytes", "episodes of each agent", y_scale="symlog"),
         "rounds_whole": Metric("Rounds of a whole run", "rounds", "T, episodes of the run", x_scale="log"),

@@ -27,8 +27,6 @@ SHORTER = (8, 4, 2)
 PIECE = 4000
 """Episodes in one ``advance`` at most."""
 
-OUTSIDE = "what all of the exact front's values lie above"
-
 
 @dataclass(frozen=True)
 class MultiagentOptions:
@@ -45,7 +43,7 @@ class MultiagentOptions:
     threshold: float | None = option(None, "S of the trigger; none: (1 + M T / d)^(1 / budget).")
     budget: float = option(8.0, "C: at most (d C + 1) H rounds, where threshold is none.", least=0.1)
     weights: int = option(201, "Scalarisations on the simplex for which a policy is recovered.", least=2)
-    reference: float = option(0.0, f"Reference point of the hypervolume, in each objective; {OUTSIDE}.")
+    reference: float = option(0.0, "Reference point of the hypervolume, in each objective; below the exact front.")
 
 
 class MultiagentExperiment:
@@ -79,7 +77,9 @@ class MultiagentExperiment:
         reference = np.full(mdp.agents, options.reference)
         if not (self._front > reference).all():
             lowest = self._front.min()
-            raise UserError(f"reference: expected {OUTSIDE}, less than {lowest:.4g}, got {options.reference:g}")
+            raise UserError(
+                f"reference: expected less than the front's lowest, {lowest:.4g}, got {options.reference:g}"
+            )
         self._reference = reference
         share = np.linspace(0, 1, options.weights)
         self._weights = np.stack([share, 1 - share], axis=1)

@@ -42,11 +42,9 @@ class ExactBackup:
     def __init__(self, system: LocalGlobalSystem, cells: Cells) -> None:
         self.system, self.cells = system, cells
 
-    def __call__(self, best: Array, weight: float, draw: int, each: Each) -> Array:
-        """``best`` ``[cells]`` -> values ``[A, cells]``; there is nothing to draw."""
-        fresh = np.empty((self.system.actions, self.cells.size))
+    def __call__(self, best: Array, weight: float, draw: int, each: Each, fresh: Array) -> None:
+        """``best`` ``[cells]`` -> ``fresh`` ``[A, cells]``; there is nothing to draw."""
         each(lambda s: self._global_state(s, best, weight, fresh), range(self.system.global_states))
-        return fresh
 
     def _global_state(self, s: int, best: Array, weight: float, fresh: Array) -> None:
         system, cells = self.system, self.cells
@@ -84,12 +82,10 @@ class SampledBackup:
         ]
         self.global_rows = [alias_rows(rows) for rows in system.global_transition]
 
-    def __call__(self, best: Array, weight: float, draw: int, each: Each) -> Array:
-        """``best`` ``[cells]`` -> values ``[A, cells]``."""
-        fresh = np.empty((self.system.actions, self.cells.size))
+    def __call__(self, best: Array, weight: float, draw: int, each: Each, fresh: Array) -> None:
+        """``best`` ``[cells]`` -> ``fresh`` ``[A, cells]``."""
         key = np.random.SeedSequence([self.key, draw]).generate_state(1, np.uint64)[0]
         each(lambda s: self._global_state(s, best, weight, key, fresh), range(self.system.global_states))
-        return fresh
 
     def _global_state(self, s: int, best: Array, weight: float, key: np.uint64, fresh: Array) -> None:
         system, cells = self.system, self.cells

@@ -207,7 +207,7 @@ def _play(
             arrives = moves.random() < arrival
             total, lost = 0, 0
             for i in range(n):
-                length = np.int64(lengths[r, i])
+                length = int(lengths[r, i])
                 total += length
                 if arrives and i == marked[r]:
                     length += 1

@@ -48,9 +48,10 @@ def policy_values(
 ) -> Array:
     """``V^pi`` less the mean of r_l, ``[cells]``, for ``chances`` ``[A, cells]``, within ``tolerance``."""
     backup = ExactBackup(system, cells)
-    values = np.zeros(cells.size)
+    values, of_actions = np.zeros(cells.size), np.empty((system.actions, cells.size))
     for _ in range(max_sweeps):
-        fresh = (chances * backup(values, 1.0, 0, one_by_one)).sum(0)
+        backup(values, 1.0, 0, one_by_one, of_actions)
+        fresh = (chances * of_actions).sum(0)
         rest, error = remainder(fresh - values, system.gamma)
         values = fresh
         if error <= tolerance:

@@ -77,7 +77,7 @@ class QueueModel:
         waiting = self.gamma / (1 - self.gamma)
         if self.overflow == "lost" and self.penalty < waiting:
             logging.getLogger("marl").warning(
-                f"a lost job costs {self.penalty:g}, one that waits up to {waiting:.4g}: to send jobs to full queues pays"
+                f"a lost job costs {self.penalty:g}, one that waits up to {waiting:.4g}: full queues are worth feeding"
             )
 
     @classmethod
@@ -100,7 +100,9 @@ class QueueModel:
             raise UserError(f"load = {load}: expected a number above 0, less than 1")
         p = arrival / (n * load) if n > 0 else 1.0
         if p > 1:
-            raise UserError(f"load = {load} of n = {n} queues needs p = {p:.4g}: expected a load of {arrival / n:.4g} on")
+            raise UserError(
+                f"load = {load} of n = {n} queues needs p = {p:.4g}: expected a load of {arrival / n:.4g} on"
+            )
         return cls(n, p, c, arrival, gamma, overflow, penalty)
 
     @property
@@ -168,7 +170,9 @@ class QueueTable:
         if states > max_states:
             fits = max((j for j in range(1, k) if surrogate_states(j, model.c) <= max_states), default=0)
             nearest = f"the largest k that fits is {fits}" if fits else "no k fits"
-            raise UserError(f"k = {k} at c = {model.c} needs {states:.4g} states, allowed are {max_states:.4g}; {nearest}")
+            raise UserError(
+                f"k = {k} at c = {model.c} needs {states:.4g} states, allowed are {max_states:.4g}; {nearest}"
+            )
         self.arrival = model.arrival * (k / model.n if thin else 1.0)
         self.index = MultisetIndex(length, k)
         self.others = MultisetIndex(length, k - 1) if k > 1 else None

@@ -149,11 +149,13 @@ class SubsampleQ:
         return self.values[:, self.cells.locate(global_state, local_states)].argmax(0)
 
     def state_dict(self) -> State:
-        return {"values": self.values.copy(), "weight": self.weight, "sweeps": self.sweeps, "error": float(self.error)}
+        error = float(self.error) if np.isfinite(self.error) else None
+        return {"values": self.values.copy(), "weight": self.weight, "sweeps": self.sweeps, "error": error}
 
     def load_state_dict(self, state: State) -> None:
         self.values = np.array(state["values"], np.float64)
-        self.weight, self.sweeps, self.error = float(state["weight"]), int(state["sweeps"]), float(state["error"])
+        self.weight, self.sweeps = float(state["weight"]), int(state["sweeps"])
+        self.error = np.inf if state["error"] is None else float(state["error"])
 
     def _sweep(self) -> float:
         """One sweep; what is left to add to the values, see ``remainder``."""
@@ -164,16 +166,16 @@ class SubsampleQ:
                 self._operator = SampledBackup(self.system, self.cells, self.m, self.seed)
         before, weight = self.values.max(0), self.weight
         self.sweeps += 1
-        draw = self.sweeps if self.backup == "resample" else 0
-        fresh = self._operator(before, weight, draw, self._each)
         if self.backup == "resample":
+            fresh = np.empty_like(self.values)
+            self._operator(before, weight, self.sweeps, self._each, fresh)
             eta = 1 / (1 + (1 - self.system.gamma) * self.sweeps)
-            fresh = (1 - eta) * self.values + eta * fresh
-            self.weight = (1 - eta) * weight + eta
+            self.values += eta * (fresh - self.values)
+            self.weight += eta * (1 - weight)
         else:
+            self._operator(before, weight, 0, self._each, self.values)
             self.weight = 1.0
-        self.values = fresh
-        rest, error = remainder(fresh.max(0) - before, self.system.gamma)
+        rest, error = remainder(self.values.max(0) - before, self.system.gamma)
         if self.backup != "resample" and weight == 1.0:
             self.error = error
         return rest

@@ -1,0 +1,137 @@
+"""DQN: one network of action values per agent, each on its own observation (Mnih et al. 2015).
+
+Double Q-learning (van Hasselt et al. 2016), duelling networks (Wang et al. 2016) and n-step returns are settings. With
+N > 1 this is N independent learners; reciprocity lets them read each other's target networks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from marl.algos.common import Metrics, load_parts, save_parts
+from marl.config import option
+from marl.envs.base import EnvSpec
+from marl.modules.conv import ConvName
+from marl.modules.optim import StackedAdam
+from marl.modules.q_values import ActionValues, QNetwork, worth
+from marl.modules.reciprocity import ReciprocityConfig, make_reciprocity
+from marl.ops.discrete import mask_logits
+from marl.ops.exploration import epsilon_greedy
+from marl.ops.losses import huber, sum_of_means
+from marl.ops.returns import td_target, window_target
+from marl.population import per_member
+from marl.replay import Replay
+from marl.streams import Streams
+from marl.types import Acted, Batch, State, UserError, View
+
+
+@dataclass(frozen=True)
+class DQNConfig:
+    """Settings of DQN; the defaults are those of the lifelong agent (``docs/algorithms/dqn.md`` says whose each is)."""
+
+    gamma: float = option(0.99, "Discount of one step.", sweep=True, most=1)
+    lr: float = option(5e-4, "Adam's learning rate.", sweep=True)
+    double: bool = option(True, "The online network chooses the next action that the target network values.")
+    duelling: bool = option(False, "Networks end in a value and an advantage for each action.")
+    n_step: int = option(1, "Rewards in the target before it bootstraps; fewer at an episode's end.")
+    epsilon_final: float = option(0.01, "Probability of a random action in the end; 1 at first.", sweep=True, most=1)
+    epsilon_decay: float = option(
+        30_000.0, "Environment steps after the warm-up in which what is above that falls to 1/e.", sweep=True, least=1
+    )
+    target_interval: int = option(500, "Updates between copies to the target networks.")
+    huber_delta: float | None = option(1.0, "Error up to which the loss is a square, linear beyond; none: a square.")
+    hidden: tuple[int, ...] = option((128, 128), "Widths of the hidden layers, behind convolutions if there are any.")
+    conv: ConvName = option("auto", "Convolutions of pictures; auto: nature from 36 x 36 pixels on, else small.")
+    max_grad_norm: float | None = option(10.0, "Clip each network's gradient to this Euclidean norm.")
+    batch_size: int = option(128, "Transitions per update.")
+    buffer_size: int = option(100_000, "Transitions that the replay holds, per member.")
+    warmup: int = option(1_000, "Environment steps with random actions before the first update.")
+    update_every: int = option(4, "Environment steps per update.")
+    reciprocity: ReciprocityConfig = option(ReciprocityConfig(), "Policy reciprocity.")
+
+
+class DQN:
+    """The learner. Shapes: P members, N agents, B rows, D the widest observation, A the most actions.
+
+    Args:
+        spec: the environment's; its actions must be discrete.
+        configs: one per member; they may differ in the settings marked ``sweep``.
+        seeds: one per member.
+    """
+
+    Config = DQNConfig
+    Buffer = Replay
+    memory_size = 0
+
+    def __init__(self, spec: EnvSpec, configs: Sequence[DQNConfig], seeds: Sequence[int]) -> None:
+        if not spec.discrete:
+            raise UserError(f"dqn needs discrete actions, those of {spec.id} are continuous; td3 handles these")
+        self.config = config = configs[0]
+        self.action_mask = spec.action_mask
+        self.gamma, self.final, self.decay = (
+            per_member(configs, name) for name in ("gamma", "epsilon_final", "epsilon_decay")
+        )
+        self.critic = QNetwork(Streams(seeds, "init"), spec, config.hidden, config.conv, config.duelling)
+        self.target_critic = self.critic.target_copy()
+        self.optimizer = StackedAdam(self.critic, per_member(configs, "lr"), config.max_grad_norm)
+        self.explore = Streams(seeds, "explore")
+        self.steps = self.updates = 0
+        kappas = [c.reciprocity.kappa for c in configs]
+        self.reciprocity = make_reciprocity(config.reciprocity, kappas, seeds, spec.n_agents, spec.obs_mask)
+
+    @torch.no_grad()
+    def act(self, view: View, explore: bool) -> Acted:
+        """Actions ``[P, N, E]`` int64."""
+        avail = self.action_mask.unsqueeze(1) if view.avail is None else view.avail
+        values = mask_logits(self.critic(view.obs), avail)
+        if not explore:
+            return Acted(values.argmax(-1))
+        epsilon = self.epsilon()
+        self.steps += view.obs.shape[2]
+        return Acted(epsilon_greedy(values, avail, self.explore, epsilon))
+
+    def epsilon(self) -> Tensor:
+        """The probability of a random action now: final + (1 - final) exp(-steps / decay), ``[P, 1, 1]``."""
+        return self.final + (1 - self.final) * torch.exp(-self.steps / self.decay)
+
+    def update(self, batch: Batch) -> Metrics:
+        """One gradient step of every network; at every ``target_interval``-th the targets become copies."""
+        target = self.compute_target(batch)
+        q = worth(self.critic, batch.obs, batch.action)
+        loss = huber(q - target, self.config.huber_delta)
+        norm = self.optimizer.step(sum_of_means(loss))
+        self.updates += 1
+        if self.updates % self.config.target_interval == 0:
+            self.target_critic.follow(self.critic, torch.ones_like(self.gamma))
+        return {
+            "loss/critic": loss.detach().mean(-1),
+            "value/q_mean": q.detach().mean(-1),
+            "value/target_mean": target.mean(-1),
+            **self.reciprocity.metrics(),
+            "grad/critic_norm": norm,
+            "explore/epsilon": self.epsilon().squeeze(-1).expand_as(norm),
+        }
+
+    @torch.no_grad()
+    def compute_target(self, batch: Batch) -> Tensor:
+        """``r + gamma (1 - terminated) Z*(s', a*)`` or its n-step form, a* the best available action: ``[P, N, B]``."""
+        avail = self.action_mask.unsqueeze(1) if batch.next_avail is None else batch.next_avail
+        chooser = self.critic if self.config.double else self.target_critic
+        best = mask_logits(chooser(batch.next_obs), avail).argmax(-1)
+        value = self.reciprocity(ActionValues(self.target_critic, best, self.action_mask), batch.next_obs)
+        if batch.rewards is None or batch.steps is None:
+            return td_target(batch.reward, self.gamma, batch.terminated, value)
+        return window_target(batch.rewards, batch.steps, self.gamma, batch.terminated, value)
+
+    def state_dict(self) -> State:
+        return {**save_parts(self, self.PARTS), "steps": self.steps, "updates": self.updates}
+
+    def load_state_dict(self, state: State) -> None:
+        load_parts(self, self.PARTS, state)
+        self.steps, self.updates = state["steps"], state["updates"]
+
+    PARTS = ("critic", "target_critic", "optimizer", "explore", "reciprocity")

@@ -1,0 +1,113 @@
+"""The experiment subsample-demand at a tiny size."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from examples import classic_subsample
+from marl.classic.experiments import EXPERIMENTS, experiment
+from marl.classic.experiments.subsample_demand import DemandOptions, SubsampleDemand
+from marl.types import UserError
+
+TINY = {"ks": (1, 2), "m": 5, "small": 2, "agents": 6, "runs": 10, "steps": 20, "sweeps": 5}
+TIMES = ("seconds", "crowd_milliseconds")
+
+
+def run(experiment, until=None):
+    rows = []
+    while experiment.done < experiment.total and (until is None or experiment.done < until):
+        rows += experiment.advance()
+    return rows
+
+
+def untimed(rows):
+    return [row for row in rows if row.metric not in TIMES]
+
+
+@pytest.mark.parametrize("backup", ["exact", "frozen", "resample"])
+def test_saved_after_the_first_table_it_goes_on_bit_for_bit(backup):
+    options = DemandOptions(**TINY, backup=backup)
+    whole = run(SubsampleDemand(options, 3))
+    first, second = SubsampleDemand(options, 3), SubsampleDemand(options, 3)
+    rows = run(first, until=1)
+    second.load_state_dict(first.state_dict())
+    assert untimed(rows + run(second)) == untimed(whole)
+    assert {row.metric for row in whole} >= {"seconds", "gap", "mean_gap", "bound", "discounted", "sweeps", "cells"}
+    assert {row.metric for row in whole} <= set(SubsampleDemand.metrics)
+    assert {row.series for row in whole} == {backup}
+
+
+def test_saved_in_the_middle_of_a_table_it_goes_on_bit_for_bit(monkeypatch):
+    """Chunks of no time: a sweep each."""
+    whole = run(SubsampleDemand(DemandOptions(**TINY), 0))
+    monkeypatch.setattr("marl.classic.experiments.subsample_demand.CHUNK_SECONDS", 1e-9)
+    first, second = (SubsampleDemand(DemandOptions(**TINY), 0) for _ in range(2))
+    rows = run(first, until=1)
+    for _ in range(7):
+        rows += first.advance()
+    assert first.done == 1
+    second.load_state_dict(first.state_dict())
+    assert untimed(rows + run(second)) == untimed(whole)
+
+
+def test_with_all_agents_sampled_the_exact_gap_is_0_and_below_it_the_gap_is_within_the_bound():
+    found = {(row.metric, row.x): row.value for row in run(SubsampleDemand(DemandOptions(**TINY, backup="exact"), 0))}
+    assert found["gap", 2] < 0.02 < found["gap", 1] < found["bound", 1]
+
+
+def test_a_seed_is_what_happens_in_executions_and_which_samples_are_drawn():
+    values = {
+        (backup, seed): {r.metric: r.value for r in run(SubsampleDemand(DemandOptions(**TINY, backup=backup), seed))}
+        for backup in ("exact", "frozen")
+        for seed in (0, 1)
+    }
+    assert values["exact", 0]["gap"] == values["exact", 1]["gap"]
+    assert values["frozen", 0]["noise"] != values["frozen", 1]["noise"]
+    assert values["exact", 0]["discounted"] != values["exact", 1]["discounted"]
+
+
+def test_lumped_tables_see_consumption_alone_and_a_crowd_is_executed():
+    options = DemandOptions(**TINY, state="lumped", backup="exact", crowd=500)
+    rows = run(SubsampleDemand(options, 0))
+    assert {row.x for row in rows if row.metric == "crowd_discounted"} == {500}
+    full = DemandOptions(**TINY, backup="exact")
+    cells = [max(r.value for r in run(SubsampleDemand(o, 0)) if r.metric == "cells") for o in (options, full)]
+    assert cells[0] < cells[1]
+
+
+def test_the_findings_sum_the_seeds_up():
+    options = DemandOptions(**TINY)
+    ks = np.array([1.0, 2.0])
+    table = {
+        ("frozen", "gap"): (ks, np.array([[3.0, 1.0], [5.0, 2.0]])),
+        ("frozen", "discounted"): (ks, np.array([[30.0, 31.0], [30.0, 33.0]])),
+    }
+    found = {f.name: f.values.tolist() for f in SubsampleDemand.findings(table, options)}
+    assert found["worst gap, k = 1"] == [3, 5]
+    assert found["discounted return, k = 2 less k = 1"] == [1, 3]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"ks": ()}, "expected numbers from 1 on"),
+        ({"ks": (1, 60)}, "k = 60 of n = 50 local agents"),
+        ({"ks": (1, 22)}, "the largest k that fits is 7"),
+        ({"ks": (1,), "small": 22}, "the largest k that fits is 7"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused_at_once(options, message):
+    with pytest.raises(UserError, match=message):
+        SubsampleDemand(DemandOptions(**options), 0)
+
+
+def test_the_command_line_finds_it():
+    assert experiment("subsample-demand") is SubsampleDemand
+    assert "Figures 1a, 1b and 1c" in EXPERIMENTS["subsample-demand"].about
+
+
+def test_the_example_prints_what_a_reader_should_see(capsys):
+    classic_subsample.main(n=2, agents=1000)
+    printed = capsys.readouterr().out
+    assert "k = 2" in printed and "1000 agents" in printed
