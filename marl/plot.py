@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -174,7 +175,7 @@ def _draw(
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     tidy(axes)
     axes.legend(loc="best", fontsize=9, framealpha=0.8, edgecolor="none")
-    command = f"marl plot {' '.join(map(str, runs))} --metric {metric}"
+    command = shlex.join(["marl", "plot", *map(str, runs), "--metric", metric])
     write_caption(figure, _legend_of_lines(counts), command)
     return figure
 

@@ -102,6 +102,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         config = json.loads((folder / CONFIG).read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{folder} holds no run: it has no {CONFIG}{_nearby(folder)}") from None
+    except OSError as error:
+        raise UserError(f"{folder / CONFIG} cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise UserError(f"{folder / CONFIG} is damaged: {error}") from None
     if not isinstance(config, dict):

@@ -40,6 +40,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ),
     ("marl.loop", "marl.evaluation"),
     ("marl.recipe", "marl.presets"),
+    ("marl.lifelong",),
     ("marl", "marl.api"),
     ("marl.classic",),
     ("marl.parser",),

@@ -94,6 +94,13 @@ def test_the_picture_shows_one_colour_per_group(tmp_path):
     assert first.min() < second.min() and first.mean() < second.mean()  # the better group is higher up
 
 
+def test_the_caption_is_the_command_even_where_a_name_has_a_space(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr("marl.plot.write_caption", lambda figure, text, command: said.append(command))
+    plot([make_run(tmp_path / "my run", [10.0])], tmp_path / "c.png")
+    assert said == [f"marl plot '{tmp_path / 'my run'}' --metric eval/return_mean"]
+
+
 def test_a_run_that_is_still_writing_can_be_plotted(tmp_path):
     run = make_run(tmp_path / "r", [4.0])
     with (run / "metrics.csv").open("a") as file:

@@ -60,6 +60,12 @@ def test_a_damaged_configuration_is_one_line(tmp_path, text):
     assert "\n" not in str(caught.value)
 
 
+def test_a_configuration_that_cannot_be_read_is_one_line(tmp_path):
+    (tmp_path / "config.json").mkdir()
+    with pytest.raises(UserError, match=r"config\.json cannot be read: Is a directory$"):
+        read_config(tmp_path)
+
+
 def test_a_failed_write_leaves_the_old_content_and_no_temporary_file(tmp_path, monkeypatch):
     path = tmp_path / "f"
     write_atomically(path, b"old")

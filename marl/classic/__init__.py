@@ -40,12 +40,17 @@ _MODULES = {
     "marl.classic.lsvi": ("Bonus",),
     "marl.classic.coop_lsvi": ("CoopLSVI", "HeterogeneousCoopLSVI"),
     "marl.classic.multiagent_lsvi": ("MultiagentCoopLSVI",),
-    "marl.classic.fronts": ("bayes_regret", "hypervolume", "maximum_utility_loss"),
+    "marl.classic.continuous_lsvi": ("ContinuousCoopLSVI",),
+    "marl.classic.fronts": ("bayes_regret", "domination", "hypervolume", "maximum_utility_loss", "non_dominated"),
     "marl.classic.distmt": ("DistMTLSVI",),
+    "marl.classic.distmt_constants": ("PracticalConstants", "TheoryConstants"),
     "marl.classic.subsample.system": ("LocalGlobalSystem",),
     "marl.classic.subsample.multisets": ("MultisetIndex",),
     "marl.classic.subsample.table": ("SubsampleQ",),
     "marl.classic.subsample.demand": ("demand_response",),
+    "marl.classic.subsample.execute": ("Crowd", "execute"),
+    "marl.classic.subsample.histogram_dqn": ("HistogramDQN",),
+    "marl.classic.subsample.queueing": ("QueueModel", "QueueTable"),
 }
 _WHERE = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = sorted(_WHERE)

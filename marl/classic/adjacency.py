@@ -40,8 +40,9 @@ class Adjacency:
             raise UserError(f"offsets: expected [S + 1] from 0 to {len(self.members)}, the number of members")
         if (sizes < 1).any():
             raise UserError(f"S#({np.argmin(sizes)}) is empty: expected one state or more, such as the state itself")
-        if self.members.min() < 0 or self.members.max() >= self.states:
-            raise UserError(f"members: expected states from 0 to {self.states - 1}, got {self.members.max()}")
+        unknown = self.members[(self.members < 0) | (self.members >= self.states)]
+        if unknown.size:
+            raise UserError(f"members: expected states from 0 to {self.states - 1}, got {unknown[0]}")
         if raw.shape != self.members.shape or not (np.isfinite(raw) & (raw > 0)).all():
             raise UserError(f"weights: expected {len(self.members)} positive numbers, one for each member")
         self.weights: Array = raw / np.repeat(np.add.reduceat(raw, self.offsets[:-1]), sizes)
@@ -132,16 +133,20 @@ class Adjacency:
             level: the adjacency level.
 
         Raises:
-            UserError: a negative level, or more states than pairs can be compared of.
+            UserError: shapes that do not fit, a negative level, or more states than pairs can be compared of.
         """
-        values = np.asarray(states, np.float64)
+        values, seen = np.asarray(states, np.float64), np.asarray(observed, bool)
         if values.ndim != 2 or not values.size:
             raise UserError(f"states: expected [S, d], got {list(values.shape)}")
+        if not np.isfinite(values).all():
+            raise UserError(f"states: expected finite numbers, got {values[~np.isfinite(values)][0]}")
+        if seen.shape not in (values.shape, values.shape[1:]):
+            raise UserError(f"observed {list(seen.shape)}: expected {list(values.shape)} or {list(values.shape[1:])}")
         if level < 0:
             raise UserError(f"level: expected 0 or more coordinates, got {level}")
         if len(values) > LARGEST_PAIRWISE:
             raise UserError(f"{len(values)} states: expected {LARGEST_PAIRWISE} at most; from_groups takes any number")
-        lifted = np.where(np.broadcast_to(np.asarray(observed, bool), values.shape), values, 0.0)
+        lifted = np.where(seen, values, 0.0)
         sizes, members, weights = [], [], []
         for state in lifted:
             distance = (lifted != state).sum(-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,12 +15,29 @@ Array: TypeAlias = NDArray[np.float64]
 TOLERANCE = 1e-8
 """How far probabilities may be from summing to 1, and features from norm 1, by rounding."""
 
+LARGEST = 50_000_000
+"""Numbers in one array at most (400 MB): beyond it one line says so, before the machine runs out of memory."""
+
 
 def check_counts(**counts: int) -> None:
     """Raises ``UserError`` for the first that is below 1."""
     for name, count in counts.items():
         if count < 1:
             raise UserError(f"{name} {count}: expected 1 or more")
+
+
+def check_fits(name: str, *shape: int) -> None:
+    """Raises ``UserError`` for an array, not made yet, of more numbers than ``LARGEST``."""
+    if math.prod(shape) > LARGEST:
+        raise UserError(f"{name} {list(shape)}: {math.prod(shape)} numbers, expected {LARGEST} at most")
+
+
+def generator(seed: int | np.random.SeedSequence) -> np.random.Generator:
+    """Random numbers of a seed; raises ``UserError`` for what is none."""
+    try:
+        return np.random.default_rng(seed)
+    except (TypeError, ValueError):
+        raise UserError(f"seed {seed!r}: expected a whole number of 0 or more") from None
 
 
 def start_distribution(start: Array | None, states: int) -> Array:

@@ -14,9 +14,10 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from marl.classic.mdp import Array, TabularMDP
+from marl.classic.checks import Array, check_fits, generator
+from marl.classic.mdp import TabularMDP
 from marl.classic.planning import discounted_values
-from marl.classic.worlds.world import HORIZON, Outcome, positive
+from marl.classic.worlds.world import HORIZON, Outcome, chosen, positive
 from marl.types import UserError
 
 HIGHEST = 4.0
@@ -61,12 +62,14 @@ class Digital:
         """``shared_rewards``: one draw of mean rewards for all agents, so that averaging does not flatten them.
 
         Raises:
-            UserError: counts that are not positive, noise below 0.
+            UserError: counts that are not positive or too large, noise below 0.
         """
         shape = (positive("agents", agents), positive("states", states), positive("actions", actions))
-        if noise < 0:
+        if not 0 <= noise < np.inf:
             raise UserError(f"noise: expected 0 or more, got {noise:g}")
-        rng = np.random.default_rng(seed)
+        check_fits("transition", states, actions, states)
+        check_fits("tables", *shape)
+        rng = generator(seed)
         raw = rng.random((states, actions, states))
         self.transition: Array = raw / raw.sum(-1, keepdims=True)
         self.reward: Array = HIGHEST * rng.random(shape)
@@ -125,7 +128,7 @@ class Digital:
 
     def step(self, state: NDArray[np.int64], action: NDArray[np.int64], rng: np.random.Generator) -> Outcome:
         """One step; of the agents' actions ``[N]``, that of an agent drawn at random is carried out."""
-        carried_out = np.asarray(action)[rng.integers(0, self.agents)][None]
+        carried_out = chosen(action, self.agents, self.actions)[rng.integers(0, self.agents)][None]
         after = _path(self._cumulative, state[0], carried_out, rng.random(1))[1:]
         noise = rng.uniform(-self.noise, self.noise, self.agents)
         reward = self.reward[:, state[0], carried_out[0]] + noise

@@ -115,7 +115,7 @@ def _draw_points(axes: Axes, of_seeds: Mapping[int, tuple[Array, Array]], i: int
 
 def _label(axes: Axes, metric: Metric) -> None:
     """Title, units and scales."""
-    from matplotlib.ticker import EngFormatter, MaxNLocator
+    from matplotlib.ticker import EngFormatter, MaxNLocator, NullLocator
 
     axes.set_title(metric.title, loc="left", fontsize=10)
     axes.set_xlabel(metric.x, fontsize=9)
@@ -123,7 +123,10 @@ def _label(axes: Axes, metric: Metric) -> None:
     axes.set_xscale(metric.x_scale)
     drawn = np.array([y for shape in axes.get_lines() for y in np.asarray(shape.get_ydata())], dtype=float)
     if metric.y_scale == "symlog" and (drawn <= 0).any():
-        axes.set_yscale("symlog", linthresh=_smallest(np.abs(drawn)))
+        least = _smallest(np.abs(drawn))
+        axes.set_yscale("symlog", linthresh=least)
+        if (drawn >= 0).all():  # a band may reach below 0, where its line never is: half the panel would be empty
+            axes.set_ylim(bottom=-0.2 * least)
     else:
         axes.set_yscale("log" if metric.y_scale == "symlog" else metric.y_scale)
     tidy(axes)
@@ -133,9 +136,9 @@ def _label(axes: Axes, metric: Metric) -> None:
     x = np.unique(np.array([x for shape in axes.get_lines() for x in np.asarray(shape.get_xdata())], dtype=float))
     if metric.x_scale == "log" and len(x) <= MARKED:
         axes.set_xticks(x, [f"{value:g}" for value in x])
-        axes.minorticks_off()
+        axes.xaxis.set_minor_locator(NullLocator())  # of this axis alone: a short logarithmic y axis has no other ticks
     elif metric.x_scale == "linear" and np.array_equal(x, np.round(x)):
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=(1, 2, 5, 10)))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from marl.classic.checks import check_counts
+from marl.classic.checks import check_counts, generator
 from marl.classic.continuous import make_continuous_mdp
 from marl.classic.locks import make_combination_lock, make_heterogeneous_locks, make_lock_family
 from marl.classic.mdp import LinearMDP, TabularMDP
@@ -87,7 +87,7 @@ def make_soft_block_lock(
         raise UserError(f"states {states}: expected {dim} or more, one for each block")
     if not 0 <= softness <= 1:
         raise UserError(f"softness {softness}: expected a number in [0, 1]")
-    rng = np.random.default_rng(np.random.SeedSequence(seed))
+    rng = generator(seed)
     block = np.arange(states) * dim // states
     right = rng.integers(actions, size=states)[:, None] == np.arange(actions)
     target = np.where(right | (block == dim - 1)[:, None], np.minimum(block + 1, dim - 1)[:, None], 0)
@@ -105,7 +105,7 @@ def make_simplex_mdp(states: int = 20, actions: int = 4, dim: int = 5, horizon: 
     theta uniform in [0, 1], so that probabilities and rewards are what they must be. Episodes start in state 0.
     """
     check_counts(states=states, actions=actions, dim=dim, horizon=horizon)
-    rng = np.random.default_rng(np.random.SeedSequence(seed))
+    rng = generator(seed)
     features = rng.dirichlet(np.full(dim, 0.5), size=(states, actions))
     mu = rng.dirichlet(np.full(states, 0.5), size=(horizon, dim))
     return LinearMDP(features, rng.uniform(size=(horizon, dim)), mu)

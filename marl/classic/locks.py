@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 
+from marl.classic.checks import generator
 from marl.classic.mdp import HeterogeneousLinearMDP, LinearMDP, TabularMDP
 from marl.config import suggestion
 from marl.types import UserError
@@ -109,9 +110,10 @@ def make_lock_family(
             f"differ {differ!r}: expected {', '.join(get_args(Differ))}{suggestion(differ, get_args(Differ))}"
         )
     check_horizon(n, horizon)
+    check_lock(alternating(n), 2, slip)
     best = lock_value(n, horizon, slip)
     values = best - separation * np.arange(n_tasks)
-    if separation < 0 or n_tasks < 1 or values[-1] <= 0:
+    if not separation >= 0 or n_tasks < 1 or values[-1] <= 0:
         largest = best / max(n_tasks - 1, 1)
         raise UserError(
             f"{n_tasks} tasks {separation} apart: the best has value {best:.4g}; expected 1 or more tasks "
@@ -121,7 +123,7 @@ def make_lock_family(
     if differ != "rewards":
         if n_tasks > 2**n:
             raise UserError(f"{n_tasks} tasks: {n} positions have {2**n} codes; expected n_tasks <= {2**n}, or more n")
-        numbers = np.random.default_rng(seed).choice(2**n, n_tasks, replace=False)
+        numbers = generator(seed).choice(2**n, n_tasks, replace=False)
         codes = numbers[:, None] >> np.arange(n) & 1
     tasks = []
     for code, value in zip(codes.tolist(), values, strict=True):

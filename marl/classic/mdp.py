@@ -15,6 +15,7 @@ from marl.classic.checks import (
     TOLERANCE,
     Array,
     check_distributions,
+    check_fits,
     check_norms,
     check_rewards,
     check_shapes,
@@ -117,6 +118,7 @@ class LinearMDP:
             raise UserError(f"horizon {horizon}: expected the steps of an episode, {table.horizon or '1 or more'}")
         shape = (steps, table.states, table.actions)
         dim = table.states * table.actions
+        check_fits("one-hot features and measures", dim, dim + steps * table.states)
         return cls(
             np.eye(dim).reshape(table.states, table.actions, dim),
             np.broadcast_to(table.reward, shape).reshape(steps, dim),
@@ -307,5 +309,7 @@ class LinearMultiagentMDP:
         return np.einsum("mxad,hd->hxam", self.reward_features, self.theta)
 
     def scalarised(self, weights: Array) -> TabularMDP:
-        """The process of one reward ``weights @ r``; ``weights`` ``[M]``."""
+        """The process of one reward ``weights @ r``; ``weights`` ``[M]``, one for each agent."""
+        if np.shape(weights) != (self.agents,):
+            raise UserError(f"weights {list(np.shape(weights))}: expected [{self.agents}], one for each agent")
         return TabularMDP(rounded(self.transition), self.reward @ weights, self.start)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse.csgraph import connected_components
 
-from marl.classic.mdp import Array
+from marl.classic.checks import Array, check_fits, generator
 from marl.config import suggestion
 from marl.types import UserError
 
@@ -35,11 +35,17 @@ class Network:
 
     def __init__(self, graphs: ArrayLike) -> None:
         """``graphs``: ``[N, N]``, or ``[T, N, N]`` for a sequence; not 0 means linked. Raises ``UserError``."""
-        found = np.asarray(graphs).astype(bool)
+        try:
+            given = np.asarray(graphs)
+        except ValueError:
+            raise UserError("graphs: expected [N, N] or [T, N, N], got rows of different lengths") from None
+        if given.dtype.kind not in "biuf" or np.isnan(given).any():
+            raise UserError("graphs: expected numbers, 0 where two agents are not linked")
+        found = given.astype(bool)
         if found.ndim == 2:
             found = found[None]
         if found.ndim != 3 or found.shape[1] != found.shape[2] or 0 in found.shape:
-            raise UserError(f"graphs: expected [N, N] or [T, N, N], got {list(np.shape(graphs))}")
+            raise UserError(f"graphs: expected [N, N] or [T, N, N], got {list(given.shape)}")
         for problem, where in (
             ("an undirected graph has both or neither of", found != found.transpose(0, 2, 1)),
             ("no agent is its own neighbour, so not", found & np.eye(found.shape[1], dtype=bool)),
@@ -96,10 +102,9 @@ class Network:
         """One line that names the components, the first time, where the theory's Assumption 3 fails."""
         if len(self.components) > 1 and not self._warned:
             self._warned = True
-            names = [f"{{{', '.join(map(str, group[:4]))}{', ...' * (len(group) > 4)}}}" for group in self.components]
-            shown = " | ".join(names[:4]) + " | ..." * (len(names) > 4)
+            names = " | ".join(f"{{{_ranges(group)}}}" for group in self.components)
             log.warning(
-                f"network: {len(names)} components that never hear of each other, {shown} (lambda_2 = 0): "
+                f"network: {len(self.components)} components that never hear of each other, {names} (lambda_2 = 0): "
                 "no consensus between them"
             )
 
@@ -120,6 +125,7 @@ def make_network(kind: Kind, agents: int, chance: float = 0.3, seed: int | np.ra
         raise UserError(f"no network {kind!r}{suggestion(kind, get_args(Kind))}")
     if agents < 1:
         raise UserError(f"agents: expected 1 or more, got {agents}")
+    check_fits("graphs", agents, agents)
     if kind == "complete":
         return Network(~np.eye(agents, dtype=bool))
     if kind == "random":
@@ -145,6 +151,7 @@ def failing_links(
         raise UserError(f"failure: expected a probability from 0 to below 1, got {failure:g}")
     if period < 1 or period % network.period:
         raise UserError(f"period: expected a multiple of the network's own {network.period}, got {period}")
+    check_fits("graphs", period, network.agents, network.agents)
     cycle = np.tile(network.graphs, (period // network.period, 1, 1))
     return Network(_random(cycle, 1 - failure, seed))
 
@@ -153,7 +160,7 @@ def _random(graphs: NDArray[np.bool_], chance: float, seed: int | np.random.Seed
     """Each link of ``[T, N, N]`` kept with that chance, both directions alike."""
     if not 0 <= chance <= 1:
         raise UserError(f"chance: expected a probability, got {chance:g}")
-    drawn = np.random.default_rng(seed).random(graphs.shape) < chance
+    drawn = generator(seed).random(graphs.shape) < chance
     upper = np.triu(graphs & drawn, 1)
     return upper | upper.transpose(0, 2, 1)
 
@@ -161,3 +168,10 @@ def _random(graphs: NDArray[np.bool_], chance: float, seed: int | np.random.Seed
 def _laplacian(links: Array) -> Array:
     laplacian: Array = np.diag(links.sum(-1)) - links
     return laplacian
+
+
+def _ranges(numbers: list[int]) -> str:
+    """Ascending numbers, neighbours as a range: ``0-3, 7``."""
+    starts = [n for n in numbers if n - 1 not in numbers]
+    ends = [n for n in numbers if n + 1 not in numbers]
+    return ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in zip(starts, ends, strict=True))

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from marl.classic.checks import Array, check_distributions
+from marl.classic.checks import Array, check_counts, check_distributions
 from marl.classic.mdp import LinearMDP, LinearMultiagentMDP, TabularMDP
 from marl.types import UserError
 
@@ -89,18 +89,22 @@ def evaluate_policy(
     Args:
         mdp: the process.
         policy: integers are actions, ``[..., H, S]``; floats are probabilities of actions, ``[..., H, S, A]``.
-            Leading axes are further policies. Discounted: ``[S]`` or ``[S, A]``.
+            Leading axes are further policies. Discounted: ``[..., S]`` or ``[..., S, A]``.
         horizon: as of ``optimal_values``.
         gamma: discount for an endless process, in [0, 1); None: an episode of ``horizon`` steps.
 
     Returns:
-        ``[..., H + 1, S]``; ``[S]`` where ``gamma`` is given.
+        ``[..., H + 1, S]``; ``[..., S]`` where ``gamma`` is given.
 
     Raises:
-        UserError: a policy whose shape, actions or probabilities do not fit.
+        UserError: a policy whose shape, actions or probabilities do not fit; both a horizon and a discount.
     """
     policy = np.asarray(policy)
     if gamma is not None:
+        if horizon is not None:
+            raise UserError(
+                f"horizon {horizon} and gamma {gamma:g}: expected one of them, an episode or an endless process"
+            )
         table = _stationary(mdp, gamma)
         _check_policy(policy, (table.states,), table.actions)
         return _discounted_return(table, policy, gamma)
@@ -126,9 +130,11 @@ def discounted_values(mdp: TabularMDP, gamma: float, tolerance: float = 1e-10) -
     The rule is ``|V_(k+1) - V_k| <= tolerance (1 - gamma) / gamma`` (Puterman 1994, theorem 6.3.1).
 
     Raises:
-        UserError: a process that changes with the step, or a discount outside [0, 1).
+        UserError: a process that changes with the step, a discount outside [0, 1), or no positive tolerance.
     """
     table = _stationary(mdp, gamma)
+    if not tolerance > 0:
+        raise UserError(f"tolerance {tolerance:g}: expected more than 0")
     v = np.full(table.states, table.reward.min() / (1 - gamma))
     while True:
         q = _backup(table.transition, table.reward, gamma * v)
@@ -142,7 +148,7 @@ def policy_iteration(mdp: TabularMDP, gamma: float) -> Solution:
     """Howard's policy iteration, each policy evaluated by a linear solve; exact up to rounding.
 
     Raises:
-        UserError: as ``discounted_values``.
+        UserError: as ``discounted_values`` of its process and discount.
     """
     table = _stationary(mdp, gamma)
     policy = greedy(table.reward)
@@ -188,6 +194,7 @@ def convex_coverage_set(mdp: LinearMultiagentMDP, divisions: int = 20) -> Front:
     if mdp.agents == 2:
         found = _vertices_of_two(mdp)
     else:
+        check_counts(divisions=divisions)
         found = [_optimum(mdp, weights) for weights in _lattice(mdp.agents, divisions)]
     values, weights, policies = (np.stack(column) for column in zip(*found, strict=True))
     rounded = np.round(values / (SAME * 10 * (1 + np.abs(values).max())))
@@ -299,15 +306,17 @@ def _choose(q: Array, policy: NDArray[Any]) -> Array:
 
 
 def _discounted_return(table: TabularMDP, policy: NDArray[Any], gamma: float) -> Array:
-    """``[S]``: solves ``v = r_pi + gamma P_pi v``."""
+    """``[..., S]``: solves ``v = r_pi + gamma P_pi v``."""
     probabilities = np.eye(table.actions)[policy] if np.issubdtype(policy.dtype, np.integer) else policy
-    moves = np.einsum("xa,xay->xy", probabilities, table.transition)
+    moves = np.einsum("...xa,xay->...xy", probabilities, table.transition)
     system = np.eye(table.states) - gamma * moves
-    return np.asarray(np.linalg.solve(system, _choose(table.reward, probabilities)), np.float64)
+    return np.asarray(np.linalg.solve(system, _choose(table.reward, probabilities)[..., None])[..., 0], np.float64)
 
 
 def _check_policy(policy: NDArray[Any], shape: tuple[int, ...], actions: int) -> None:
     """Raises ``UserError`` unless it holds actions ``[..., *shape]`` or probabilities ``[..., *shape, A]``."""
+    if not policy.size:
+        raise UserError(f"policy {list(policy.shape)}: expected one or more")
     if np.issubdtype(policy.dtype, np.integer):
         if policy.shape[-len(shape) :] != shape:
             raise UserError(f"policy {list(policy.shape)}: expected {list(shape)}, an action for each state")

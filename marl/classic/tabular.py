@@ -184,7 +184,8 @@ class TabularQ:
         """One simultaneous step, every agent at its own (s_i, a_i); all arguments ``[N]``.
 
         Agents whose state is negative take no part (their others still read their table). Where ``terminated`` the
-        successor is worth nothing. Raises ``UserError`` for shapes, states or actions that do not fit.
+        successor is worth nothing. Raises ``UserError`` for shapes, states or actions that do not fit, and for rewards
+        that are not finite.
         """
         self.update_many(state[None], action[None], reward[None], next_state[None], terminated[None])
 
@@ -210,6 +211,8 @@ class TabularQ:
         if not len(state):
             return
         live = state >= 0
+        if (live & ~np.isfinite(reward)).any():
+            raise UserError(f"reward: expected finite numbers, got {reward[live & ~np.isfinite(reward)][0]}")
         for name, each, most in (("state", state, states), ("action", action, actions)):
             if (live & ((each < 0) | (each >= most))).any():
                 raise UserError(f"{name}: expected 0 to {most - 1}, got {each.min()} to {each.max()}")
@@ -223,6 +226,12 @@ class TabularQ:
 
         ``transition`` ``[S, A, S]`` and mean rewards ``[N, S, A]``. Counts as one step.
         """
+        agents, states, actions = self.q.shape
+        if np.shape(transition) != (states, actions, states) or np.shape(reward) != self.q.shape:
+            raise UserError(
+                f"transition {list(np.shape(transition))} and reward {list(np.shape(reward))}: "
+                f"expected {[states, actions, states]} and {[agents, states, actions]}"
+            )
         rule, k = self.rule, self.visits + 1.0
         target = reward + rule.gamma * np.einsum("say,ny->nsa", transition, self.q.max(-1))
         change = rule.a * k**-rule.tau1 * (target - self.q)
@@ -263,6 +272,10 @@ class PolicyReciprocityQ(TabularQ):
     With a constant ``kappa_same`` below 1 the tables agree but not on Q* (``adjacency_limit``), unlike what Theorem 3
     says: the adjacent states' pull decays more slowly than the rewards'. So by default it is annealed:
     ``1 - kappa_k = (1 - kappa_same) / (k + 1)^anneal_adjacency``.
+
+    What all agree on is the optimum of the agents' *mean* reward where all have as many neighbours. Otherwise the means
+    over neighbourhoods favour who is heard by many: on a fixed graph agent i counts 1 + its number of neighbours times
+    in that reward. QD-learning counts all alike on every connected graph.
 
     Args:
         agents, states, actions: sizes.
@@ -340,7 +353,7 @@ class QDLearning(TabularQ):
     ) -> None:
         most = network.most_neighbours
         b = 0.3 / (most + 1) if b is None else b
-        if a + b * most > 1:
+        if most and a + b * most > 1:
             raise UserError(f"a + {most} b: expected 1 at most, b up to {(1 - a) / most:.4g}, got {a + b * most:g}")
         super().__init__((agents, states, actions), gamma, (a, tau1), (b, tau2), network, summed=True)
         network.warn_if_disconnected()
@@ -364,10 +377,17 @@ def adjacency_limit(transition: Array, reward: Array, gamma: float, adjacency: A
 
     Args:
         transition: ``[S, A, S]``.
-        reward: ``[S, A]``, the mean over agents of the mean reward.
+        reward: ``[S, A]``, the mean over agents of the mean reward;
+            where agents have different numbers of neighbours, weighted as of ``PolicyReciprocityQ``.
         gamma: discount.
         adjacency: S#.
+
+    Raises:
+        UserError: what is no stationary process, or has other states than ``adjacency``.
     """
+    table = TabularMDP(transition, reward)
+    if table.horizon is not None or table.states != adjacency.states:
+        raise UserError(f"transition {list(np.shape(transition))}: expected [S, A, S] with S = {adjacency.states}")
     classes, law = adjacency.classes, adjacency.stationary
     belongs = np.eye(classes.max() + 1)[classes]
     merged = TabularMDP(

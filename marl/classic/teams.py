@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from marl.classic.checks import Array, check_counts
+from marl.classic.checks import Array, check_counts, generator
 from marl.classic.mdp import HeterogeneousLinearMDP, LinearMultiagentMDP
 from marl.types import UserError
 
@@ -31,7 +31,7 @@ def make_value_shift(
         dim, contexts: sizes of phi and kappa.
     """
     check_counts(agents=agents, states=states, actions=actions, dim=dim, contexts=contexts, horizon=horizon)
-    rng = np.random.default_rng(np.random.SeedSequence(seed))
+    rng = generator(seed)
     phi = rng.dirichlet(np.full(dim, 0.5), size=(states, actions))
     kappa = rng.dirichlet(np.full(contexts, 0.5), size=agents)
     features = np.empty((agents, states, actions, dim + contexts))
@@ -72,7 +72,7 @@ def make_linear_multiagent(
         raise UserError(
             f"{agents} agents with {dim} features: expected {int(0.6 * dim)} agents at most, or more of them"
         )
-    rng = np.random.default_rng(np.random.SeedSequence(seed))
+    rng = generator(seed)
     scale = (transition_dim / dim) ** 0.5
     centre = 1 / transition_dim
     room = 0.6 / (agents * scale**2) - centre  # for the weights' square beyond that of the centre

@@ -11,7 +11,16 @@ from marl.config import from_json, suggestion, to_json
 from marl.envs.base import EnvSpec, Step, VectorEnv
 from marl.types import UserError
 
-__all__ = ["EnvFamily", "EnvSpec", "Step", "VectorEnv", "all_options", "list_environments", "make_env"]
+__all__ = [
+    "EnvFamily",
+    "EnvSpec",
+    "Step",
+    "VectorEnv",
+    "all_options",
+    "evaluation_options",
+    "list_environments",
+    "make_env",
+]
 
 
 class EnvFamily(Protocol):
@@ -19,6 +28,8 @@ class EnvFamily(Protocol):
 
     Attributes:
         options: the frozen dataclass of ``--env.X`` settings; None: any keyword is handed to the foreign library.
+
+    A family may have ``evaluation`` too: the options that evaluations have whatever those of training are.
     """
 
     options: type | None
@@ -68,6 +79,12 @@ def all_options(id: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options given and, where the family declares its own, the defaults of the others; raises as ``make_env``."""
     _, chosen = _chosen(id, options)
     return dict(chosen) if isinstance(chosen, Mapping) else to_json(chosen)
+
+
+def evaluation_options(id: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that evaluations have where training has ``options``: episodes are whole games there, for example."""
+    family, _ = _chosen(id, options)
+    return {**options, **getattr(family, "evaluation", {})}
 
 
 def _chosen(id: str, options: Mapping[str, Any]) -> tuple[EnvFamily, Any]:

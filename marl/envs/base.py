@@ -35,6 +35,8 @@ class EnvSpec:
         bytes: observations are whole numbers from 0 to 255 (still float32 in the tensors): replays keep them as bytes,
             and networks see them divided by 255.
         pixels: (channels, height, width) where the D numbers of an observation are a picture; None: they are not.
+        clip_rewards: learners are to learn from rewards cut to [-1, 1] (``taught``). ``Step.reward``, and with it every
+            return, is what was truly earned.
     """
 
     id: str
@@ -51,6 +53,7 @@ class EnvSpec:
     outcomes: tuple[str, ...] = ()
     bytes: bool = False
     pixels: tuple[int, int, int] | None = None
+    clip_rewards: bool = False
 
     @property
     def n_agents(self) -> int:
@@ -76,6 +79,10 @@ class EnvSpec:
     def action_mask(self) -> Tensor:
         """``[N, A]`` bool: True where the action (or its component) is the agent's own, False where it is padding."""
         return torch.arange(self.action_size) < torch.tensor(self.action_sizes)[:, None]
+
+    def taught(self, step: Step) -> Step:
+        """A step as a buffer is to remember it; the same one unless ``clip_rewards``."""
+        return step._replace(reward=step.reward.clamp(-1, 1)) if self.clip_rewards else step
 
 
 class Step(NamedTuple):

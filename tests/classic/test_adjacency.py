@@ -96,7 +96,10 @@ def test_the_blockers_size_takes_neighbour_lists_and_no_matrix():
     [
         (lambda: Adjacency([0, 1, 1], [0]), r"S#\(1\) is empty"),
         (lambda: Adjacency([0, 1], [3]), "expected states from 0 to 0, got 3"),
+        (lambda: Adjacency([0, 1, 2], [-1, 1]), "expected states from 0 to 1, got -1"),
         (lambda: Adjacency([0, 2], [0]), "offsets"),
+        (lambda: Adjacency.observed(np.ones((3, 2)), [True] * 3, 1), r"observed \[3\]: expected \[3, 2\] or \[2\]"),
+        (lambda: Adjacency.observed([[np.nan, 1.0]], [True] * 2, 1), "states: expected finite numbers, got nan"),
         (lambda: Adjacency([0, 1], [0], [-1.0]), "weights: expected 1 positive"),
         (lambda: Adjacency.from_groups(np.zeros((2, 2))), "groups"),
         (lambda: Adjacency.hidden((2, 2), 2), "coordinate: expected 0 to 1, got 2"),

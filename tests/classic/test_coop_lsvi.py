@@ -16,7 +16,7 @@ from marl.classic.instances import (
 )
 from marl.classic.lsvi import Bonus
 from marl.classic.mdp import LinearMDP, TabularMDP
-from marl.classic.planning import evaluate_policy, start_value
+from marl.classic.planning import evaluate_policy, optimal_values, start_value
 from marl.classic.ridge import LogDetTrigger
 from marl.types import UserError
 
@@ -96,6 +96,20 @@ def test_with_the_constants_of_the_theory_the_upper_value_is_never_below_the_opt
         assert (agents.upper >= agents.optimum - 1e-9).all()
         agents.fit(40)
     assert (agents.upper <= process.horizon + 1e-9).all()
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("threshold", [0.0, 5.0, math.inf])
+def test_optimism_holds_in_every_state_where_the_clip_does_not_make_it_true(seed, threshold):
+    """On the processes above theory's beta is in the hundreds and the clip at H - h is all that is seen. Here it is
+    4 sqrt(log(320 t)), some 14, and most of the values are below the clip in the end."""
+    process = make_simplex_mdp(states=4, actions=2, dim=2, horizon=2, seed=seed)
+    agents = CoopLSVI(process, 4, trigger=LogDetTrigger(threshold), seed=seed)
+    exact, clip = optimal_values(process.tabular).v, np.array([2, 1, 0])[:, None]
+    for _ in range(5):
+        agents.fit(600)
+        assert (agents.v >= exact - 1e-9).all()
+    assert (agents.v[:, :2] < clip[:2] - 1e-9).mean() > 0.5
 
 
 def test_without_a_bonus_ridge_shrinkage_makes_the_values_pessimistic():
@@ -186,6 +200,14 @@ def test_regret_that_stays_linear_is_warned_of_once(caplog):
     assert "beta = 0.5" in record.getMessage()
 
 
+def test_a_beta_that_is_too_large_is_not_to_be_made_larger(caplog):
+    with caplog.at_level(logging.WARNING, "marl"):
+        team(LOCK, 2, 5.0, beta=300.0).fit(1024)
+    [record] = caplog.records
+    assert "beta = 300" in record.getMessage()
+    assert "larger" not in record.getMessage()
+
+
 def test_fitting_in_pieces_and_through_a_stored_state_gives_the_same_bits():
     whole, pieces, resumed = (team(LOCK, seed=11) for _ in range(3))
     whole.fit(120)
@@ -243,10 +265,26 @@ def test_the_account_of_one_round_by_hand():
     assert other == account
 
 
+def test_the_account_of_a_run_by_hand():
+    """d = 10, S = 5, H = 6, M = 3: 55 + 10 + 50 + 1 = 116 numbers a step, 696 a message, 3 of them each way.
+
+    Two rounds; each is about 3 x 6 = 18 transitions, of 4 numbers up once and 5 down to each of 3.
+    """
+    agents = team(LOCK, agents=3, threshold=0.0)
+    agents.fit(2)
+    said = agents.communication
+    assert (said.rounds, said.floats_up, said.floats_down) == (2, 2 * 3 * 696, 2 * 3 * 696)
+    assert said.bytes == 8 * 2 * 2 * 3 * 696
+    assert said.transition_floats == 2 * (18 * 4 + 18 * 5 * 3)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: team(agents=0), "agents: expected 1, one for each process, got 0"),
+        (lambda: CoopLSVI([], trigger=NEVER), "processes: expected one or more, got none"),
+        (lambda: default_threshold(0, 8, 10), "episodes: expected 1 or more, got 0"),
+        (lambda: rounds_bound(10, 1.0, 6, 10, 0), "agents: expected 1 or more, got 0"),
         (lambda: CoopLSVI([LOCK, LOCK], 3, trigger=NEVER), "agents: expected 2, one for each process, got 3"),
         (lambda: CoopLSVI([LOCK, SIMPLEX], trigger=NEVER), r"process 1: features \[6, 2, 3\] and horizon 4"),
         (lambda: CoopLSVI([SIMPLEX, relabelled()], trigger=NEVER), r"use LinearMDP.one_hot\(process.tabular\)"),

@@ -80,6 +80,11 @@ def test_one_step_carries_out_the_action_of_some_agent():
     assert world.view(np.array([2])).tolist() == [[2], [2]]
 
 
+def test_a_step_refuses_actions_that_there_are_not():
+    with pytest.raises(UserError, match=r"action: expected 2 numbers from 0 to 1, got \[7, 7\]"):
+        Digital(agents=2, states=3).step(np.array([0]), np.array([7, 7]), np.random.default_rng(0))
+
+
 def test_the_pettingzoo_face_passes_their_test():
     parallel_api_test(parallel_env(agents=3, states=4, horizon=10), num_cycles=50)
 
@@ -90,6 +95,13 @@ def test_the_pettingzoo_face_passes_their_test():
         ({"agents": 0}, "agents: expected a whole number of 1 or more, got 0"),
         ({"states": -1}, "states"),
         ({"noise": -0.1}, "noise: expected 0 or more"),
+        ({"noise": float("nan")}, "noise: expected 0 or more, got nan"),
+        ({"seed": -1}, "seed -1: expected a whole number of 0 or more"),
+        (
+            {"states": 1_000_000},
+            r"transition \[1000000, 2, 1000000\]: 2000000000000 numbers, expected 50000000 at most",
+        ),
+        ({"agents": 10_000_000}, r"tables \[10000000, 20, 2\]"),
     ],
 )
 def test_bad_worlds_are_refused_in_one_line(options, words):

@@ -202,6 +202,22 @@ def test_the_theory_refuses_what_nobody_can_wait_for():
     assert TheoryConstants(c_k=1e-9).phases(Problem(8, 5, 3, 0.1, 0.1, 0.45))[0].episodes == 1
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: TheoryConstants(c_beta=-1.0), "c_beta: expected a number above 0, got -1.0"),
+        (lambda: TheoryConstants(c_k=float("nan")), "c_k: expected a number above 0, got nan"),
+        (lambda: learning_rounds(0, 2, 0.1), "tasks: expected 1 or more, got 0"),
+        (lambda: learning_rounds(3, 0, 0.1), "agents: expected 1 or more, got 0"),
+        (lambda: learning_rounds(3, 2, 5.0), "delta: expected a number between 0 and 1, got 5.0"),
+        (lambda: DistMTLSVI(apart(), 2, 0.45, QUICK).fit(-1), "n_rounds: expected 0 or more, got -1"),
+    ],
+)
+def test_constants_and_rounds_that_make_no_sense_are_said_in_one_line(make, message):
+    with pytest.raises(UserError, match=f"^{message}$"):
+        make()
+
+
 def test_longer_phases_bring_fingerprints_closer():
     spreads = [
         DistMTLSVI(apart(), 4, 0.45, PracticalConstants(k1, 10), seed=0).fit(12).report().spread.max()

@@ -183,6 +183,14 @@ def test_bad_input_is_one_line():
     for explorer in (lambda n, rng: exp_ph(world, 1.0, n, rng), lambda n, rng: uniform_exploration(world, n, rng)):
         with pytest.raises(UserError, match=r"^episodes: expected 1 or more, got 0$"):
             explorer(0, np.random.default_rng(0))
+    data = exp_ph(world, 1.0, 10, np.random.default_rng(0))
+    for beta in (-1.0, math.nan, math.inf):
+        for use in (
+            lambda b: exp_ph(world, b, 10, np.random.default_rng(0)),
+            lambda b: planning(data, world.features, b),
+        ):
+            with pytest.raises(UserError, match=rf"^beta: expected a number of 0 or more, got {beta}$"):
+                use(beta)
     lock = make_combination_lock()
     with pytest.raises(UserError, match=r"^start: expected one fixed state s_0 .*, got 5 possible ones$"):
         World.of(LinearMDP(lock.features, lock.theta, lock.mu, np.full(5, 0.2)))

@@ -70,6 +70,28 @@ def test_there_is_a_panel_for_each_metric_that_is_shown_with_its_units(drawn):
     assert [label.get_text() for label in panels[2].get_xticklabels()] == ["1", "2", "16"]
 
 
+def test_both_axes_have_numbers_where_a_logarithmic_scale_holds_no_power_of_ten(drawn):
+    both = Metric("Gap", "value", "updates", x_scale="log", y_scale="log")
+    figure, _ = drawn({("a", "gap"): seeds([9, 7, 4], x=(100, 150, 200))}, {"gap": both})
+    (axes,) = figure.axes
+    assert [label.get_text() for label in axes.get_xticklabels(which="both")] == ["100", "150", "200"]
+    bottom, top = axes.get_ylim()
+    labels = zip(axes.get_yticks(minor=True), axes.get_yticklabels(minor=True), strict=True)
+    assert sum(bool(label.get_text()) and bottom <= y <= top for y, label in labels) >= 2
+
+
+def test_a_band_below_0_does_not_take_half_the_panel_of_a_count(drawn):
+    figure, _ = drawn({("a", "bytes"): seeds([0, 10, 900], [0, 90, 990])}, {"bytes": METRICS["bytes"]})
+    # At the second place 50 -+ 12.7 * 40 reaches -458; the scale is linear up to 10.
+    assert figure.axes[0].get_ylim()[0] == pytest.approx(-2) and figure.axes[0].get_ylim()[1] > 945
+
+
+def test_whole_numbers_on_an_axis_go_in_steps_of_1_2_or_5(drawn):
+    figure, _ = drawn({("a", "regret"): seeds([1, 2], x=(0, 500))}, {"regret": METRICS["regret"]})
+    # 500 in nine steps at most: not by 60, which would do, but by 100.
+    assert [y for y in figure.axes[0].get_xticks() if 0 <= y <= 500] == [0, 100, 200, 300, 400, 500]
+
+
 def test_the_caption_has_the_exact_command_and_what_the_band_is(drawn):
     command = "marl classic toy --seeds " + " ".join(map(str, range(60))) + " --drift 0.25"
     figure, _ = drawn(CURVES, command=command)

@@ -350,6 +350,11 @@ BAD = {
     r"7 agents with 10 features: expected 6 agents at most": lambda: make_linear_multiagent(actions_each=(2,) * 7),
     r"actions_each\[1\] 0: expected 1 or more": lambda: make_linear_multiagent(actions_each=(2, 0)),
     r"slip 0.6: expected 0.5 at most": lambda: make_continuous_mdp(slip=0.6),
+    r"5 tasks nan apart": lambda: make_lock_family(separation=float("nan"), differ="transitions"),
+    r"slip nan: expected 0 <= slip < 1": lambda: make_lock_family(slip=float("nan"), differ="transitions"),
+    r"seed -1: expected a whole number of 0 or more": lambda: make_simplex_mdp(seed=-1),
+    r"seed 0.5: expected a whole number of 0 or more": lambda: make_linear_multiagent(seed=0.5),
+    r"seed -2: expected a whole number of 0 or more": lambda: make_lock_family(seed=-2),
 }
 
 

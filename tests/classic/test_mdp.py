@@ -79,6 +79,13 @@ def test_a_stationary_table_has_no_horizon_and_one_hot_asks_for_it():
         LinearMDP.one_hot(TabularMDP(np.ones((2, 1, 1, 1)), np.ones((2, 1, 1))), 3)
 
 
+def test_a_table_whose_one_hot_features_would_fill_the_memory_is_refused():
+    """2 states, 1 action: 2 x 2 numbers of features and 20 million steps of 2 x 2 measures."""
+    table = TabularMDP(np.full((2, 1, 2), 0.5), np.zeros((2, 1)))
+    with pytest.raises(UserError, match=r"\[2, 40000002\]: 80000004 numbers, expected 50000000 at most"):
+        LinearMDP.one_hot(table, 20_000_000)
+
+
 def test_members_of_a_heterogeneous_process_have_their_own_features_and_common_theta():
     """Agent 1's actions are swapped: its action 0 pays what agent 0's action 1 pays."""
     features = np.stack([np.tile(np.eye(2), (2, 1, 1)), np.tile(np.eye(2)[::-1], (2, 1, 1))])

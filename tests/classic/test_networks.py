@@ -54,6 +54,16 @@ def test_a_disconnected_network_warns_once_and_names_its_components(caplog):
     assert "\n" not in record.message
 
 
+def test_large_components_are_named_whole_as_ranges(caplog):
+    """Agents 0 to 5 in a line, 6 and 8 linked, 7 alone."""
+    graph = np.zeros((9, 9))
+    for i, j in [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (6, 8)]:
+        graph[i, j] = graph[j, i] = 1
+    with caplog.at_level(logging.WARNING, "marl"):
+        Network(graph).warn_if_disconnected()
+    assert "{0-5} | {6, 8} | {7}" in caplog.text
+
+
 @given(st.integers(1, 6), st.integers(1, 4), st.integers(0, 2**31))
 def test_the_flat_lists_hold_each_agent_and_its_neighbours_in_order(agents, period, seed):
     drawn = np.triu(np.random.default_rng(seed).random((period, agents, agents)) < 0.5, 1)
@@ -97,6 +107,11 @@ def test_the_random_graph_has_about_the_chance_of_links_and_follows_its_seed():
         (lambda: make_network("ring", 0), "agents: expected 1 or more"),
         (lambda: make_network("random", 3, chance=1.5), "chance"),
         (lambda: Network(np.ones((2, 3))), r"expected \[N, N\]"),
+        (lambda: Network([[0, 1], [1]]), "rows of different lengths"),
+        (lambda: Network([[0, np.nan], [np.nan, 0]]), "expected numbers, 0 where two agents are not linked"),
+        (lambda: make_network("random", 3, seed=-1), "seed -1: expected a whole number of 0 or more"),
+        (lambda: make_network("ring", 100_000), r"graphs \[100000, 100000\]: 10000000000 numbers, expected 50000000"),
+        (lambda: failing_links(make_network("ring", 1_000), 0.1), r"graphs \[1000, 1000, 1000\]"),
         (lambda: Network([[0, 1], [0, 0]]), r"undirected .* \(0, 1\)"),
         (lambda: Network(np.eye(2)), "no agent is its own neighbour"),
         (lambda: failing_links(make_network("ring", 3), 1.0), "failure"),

@@ -96,6 +96,13 @@ def test_policy_iteration_is_the_best_of_all_stationary_policies():
     np.testing.assert_allclose(policy_iteration(table, 0.9).v, np.max(values, 0), atol=1e-12)
 
 
+def test_many_stationary_policies_are_evaluated_at_once():
+    table, policies = random_table(1), every_policy(2, 3)
+    each = [evaluate_policy(table, policy, gamma=0.9) for policy in policies]
+    np.testing.assert_allclose(evaluate_policy(table, policies, gamma=0.9), each, atol=1e-13)
+    np.testing.assert_allclose(evaluate_policy(table, np.eye(2)[policies], gamma=0.9), each, atol=1e-13)
+
+
 def test_value_iteration_stops_within_its_tolerance_of_the_truth():
     """A loose tolerance is kept, and not by luck: with .01 asked for, the error is no rounding error."""
     table = random_table(2)
@@ -248,6 +255,25 @@ def test_a_process_without_steps_asks_for_a_horizon():
         optimal_values(random_table(0, horizon=3), horizon=5)
 
 
+@pytest.mark.parametrize("tolerance", [0, -1, np.nan])
+def test_value_iteration_refuses_a_tolerance_that_it_would_never_reach(tolerance):
+    with pytest.raises(UserError, match=f"tolerance {tolerance}: expected more than 0"):
+        discounted_values(STAY_OR_GO, 0.5, tolerance=tolerance)
+
+
+def test_a_policy_is_evaluated_over_an_episode_or_discounted_and_not_both():
+    with pytest.raises(UserError, match=r"horizon 3 and gamma 0\.5: expected one of them"):
+        evaluate_policy(STAY_OR_GO, np.zeros(2, int), horizon=3, gamma=0.5)
+
+
+def test_a_front_needs_points_on_its_lattice_and_as_many_weights_as_agents():
+    mdp = make_linear_multiagent(actions_each=(2, 2, 2), states=2, horizon=2)
+    with pytest.raises(UserError, match="divisions 0: expected 1 or more"):
+        convex_coverage_set(mdp, divisions=0)
+    with pytest.raises(UserError, match=r"weights \[2\]: expected \[3\], one for each agent"):
+        mdp.scalarised(np.ones(2))
+
+
 @pytest.mark.parametrize("planner", [discounted_values, policy_iteration])
 def test_discounted_planners_refuse_a_discount_of_1_and_a_process_with_a_last_step(planner):
     with pytest.raises(UserError, match="gamma 1: expected 0 <= gamma < 1"):
@@ -260,6 +286,7 @@ def test_discounted_planners_refuse_a_discount_of_1_and_a_process_with_a_last_st
     ("policy", "message"),
     [
         (np.zeros((2, 2), int), r"policy \[2, 2\]: expected \[3, 2\], an action for each state"),
+        (np.zeros((0, 3, 2), int), r"policy \[0, 3, 2\]: expected one or more"),
         (np.full((3, 2), 2), "policy: expected actions 0 to 1, got 2 to 2"),
         (np.full((3, 2), 0.5), r"policy \[3, 2\]: expected \[3, 2, 2\], a probability for each action"),
         (np.full((3, 2, 2), 0.4), r"policy\[0, 0\]: expected probabilities that sum to 1, got 0.8"),

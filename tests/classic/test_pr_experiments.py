@@ -5,8 +5,14 @@ import numpy as np
 import pytest
 
 from examples import classic_reciprocity as example
+from marl.classic.adjacency import Adjacency
+from marl.classic.digital import Digital
 from marl.classic.experiments import experiment
 from marl.classic.experiments.pr_digital import measured_at
+from marl.classic.mdp import TabularMDP
+from marl.classic.networks import make_network
+from marl.classic.planning import discounted_values
+from marl.classic.tabular import PolicyReciprocityQ, QDLearning
 from marl.types import UserError
 
 TINY = {
@@ -68,6 +74,9 @@ def test_rows_and_findings_are_those_that_are_announced_and_seeds_differ(name, c
     findings = kind.findings(table(runs), options)
     assert len({finding.name for finding in findings}) == len(findings) > 4
     assert all(finding.values.shape == (2,) for finding in findings)
+    # eigenvalues of a complete graph's Laplacian: N, all but one
+    (connected,) = [each.values for each in findings if each.name == "network: lambda_2 of the mean Laplacian"]
+    assert connected == pytest.approx([options.agents] * 2)
 
 
 def test_measurements_are_even_on_a_logarithmic_axis_and_end_at_the_end():
@@ -88,6 +97,23 @@ def test_theorem_3_ends_where_the_notes_say_it_does():
     assert falling[-1] < 0.9 * falling[-8]  # half a decade earlier: still on its way
     stuck = curves["kappa_same 0.5", "spread_ratio"][1][0, -1]
     assert stuck < 0.5 < curves["kappa_same 1", "spread_ratio"][1][0, -1]  # the collapse over states is detected
+
+
+@pytest.mark.parametrize(("kind", "off"), [("line", 0.169), ("star", 0.431)])
+def test_with_different_numbers_of_neighbours_reciprocity_weighs_the_rewards_and_qd_learning_does_not(kind, off):
+    world, network = Digital(agents=4, states=6, gamma=0.3, seed=5), make_network(kind, 4)
+    steps = {"a": 0.6, "tau1": 0.8, "tau2": 0.1}
+    pr = PolicyReciprocityQ(4, 6, 2, 0.3, network, Adjacency.ring(6), b=0.4, kappa_same=1.0, **steps)
+    qd = QDLearning(4, 6, 2, 0.3, network, b=0.1, **steps)
+    for learner in (pr, qd):
+        for _ in range(20_000):
+            learner.expected_sweep(world.transition, world.reward)
+        assert np.abs(learner.q - learner.average).max() < 0.02
+    heard = 1 + network.graphs[0].sum(1)  # star: 4, 2, 2, 2 of 10; line: 2, 3, 3, 2 of 10
+    weighted = TabularMDP(world.transition, np.einsum("n,nsa->sa", heard / 10, world.reward))
+    assert pr.average == pytest.approx(discounted_values(weighted, 0.3).q, abs=0.001)
+    assert np.abs(pr.average - world.optimum).max() == pytest.approx(off, abs=0.001)
+    assert qd.average == pytest.approx(world.optimum, abs=0.001)
 
 
 def test_figure_2_shows_consensus_in_all_kinds_of_reciprocity_and_the_optimum_without_constant_kappa():

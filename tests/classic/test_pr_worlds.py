@@ -51,7 +51,9 @@ def table_of(runs):
 @pytest.mark.parametrize(("kind", "options"), TINY, ids=lambda value: getattr(value, "__name__", ""))
 def test_all_methods_reach_the_end_with_declared_metrics_and_are_reproducible(kind, options):
     rows = run(kind(options, 0))
-    assert {row.series for row in rows} == {*METHODS, OPTIMUM} and {row.metric for row in rows} == set(kind.metrics)
+    assert {row.series for row in rows} == {*METHODS, OPTIMUM, "network"} and {row.metric for row in rows} == set(
+        kind.metrics
+    )
     for series in METHODS:
         x = [row.x for row in rows if (row.series, row.metric) == (series, "return")]
         assert len(x) == options.points and x[-1] == options.episodes
@@ -94,6 +96,7 @@ def test_findings_subtract_the_methods_seed_by_seed():
     final = {series: table[series, "greedy"][1][:, -1] for series in METHODS}
     gain = found[f"{ANNEALED} minus {ALONE}: final greedy return"]
     assert gain.values.tolist() == (final[ANNEALED] - final[ALONE]).tolist()
+    assert found["network: lambda_2 of the mean Laplacian"].values.tolist() == pytest.approx([2, 2])  # complete, N = 2
     assert found[f"{OPTIMUM}: greedy return"].values == pytest.approx([-4 / 3, -4 / 3])
     assert all(finding.values.shape == (2,) for finding in found.values())
 

@@ -87,6 +87,31 @@ def test_a_rank_k_update_is_one_row_for_each_column_and_counts_once():
     np.testing.assert_allclose(many.next_sum[:, 1] - filled((), 4, 3).next_sum[:, 1], phi.sum(1))
 
 
+@pytest.mark.parametrize(
+    ("phi", "reward", "next_state", "message"),
+    [
+        (np.ones(2), 1.0, 0, r"row: phi \[2\] and next state 0; expected \[3\] and a state from 0 to 3"),
+        (np.ones(3), 1.0, 4, r"row: phi \[3\] and next state 4; expected \[3\] and a state from 0 to 3"),
+        (np.ones(3), 1.0, -1, "next state -1"),
+        (np.array([np.nan, 0.0, 0.0]), 1.0, 0, "row: expected finite numbers, got phi nan, 0, 0 and reward 1"),
+        (np.ones(3), np.inf, 0, "row: expected finite numbers, got phi 1, 1, 1 and reward inf"),
+    ],
+)
+def test_a_row_that_does_not_fit_is_refused_and_changes_nothing(phi, reward, next_state, message):
+    """Compiled code looks at no bounds: it would write into other arrays."""
+    statistics, before = filled((), 3, 4), filled((), 3, 4)
+    with pytest.raises(UserError, match=message) as caught:
+        statistics.rank1_update((), phi, reward, next_state)
+    assert "\n" not in str(caught.value)
+    for name, value in before.state_dict().items():
+        np.testing.assert_array_equal(getattr(statistics, name), value)
+
+
+def test_a_row_of_a_list_of_integers_is_a_row():
+    statistics = RidgeStatistics((), 2, 2)
+    assert statistics.rank1_update((), [1, 0], 1, 0) == pytest.approx(np.log(2))
+
+
 def test_merging_is_learning_from_both_and_regularises_once():
     first, second = filled(rows=5, seed=3), filled(rows=7, seed=4)
     gram = first.gram + second.gram

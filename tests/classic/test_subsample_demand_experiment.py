@@ -111,3 +111,20 @@ def test_the_example_prints_what_a_reader_should_see(capsys):
     classic_subsample.main(n=2, agents=1000)
     printed = capsys.readouterr().out
     assert "k = 2" in printed and "1000 agents" in printed
+
+
+def test_beyond_the_tables_networks_learn_and_go_on_bit_for_bit_from_the_middle_of_one():
+    """Tables for k = 1, networks for k = 3 and 6 of 6 agents; chunks of 100 of 150 steps, so it is saved at step 100."""
+    options = DemandOptions(**(TINY | {"ks": (1,)}), network_ks=(3, 6), network_steps=150)
+    whole = run(SubsampleDemand(options, 0))
+    assert [row.x for row in whole if row.series == "network" and row.metric == "discounted"] == [3, 6]
+    first, second = SubsampleDemand(options, 0), SubsampleDemand(options, 0)
+    rows = run(first, until=1)
+    assert first.advance() == []
+    second.load_state_dict(first.state_dict())
+    assert untimed(rows + run(second)) == untimed(whole)
+
+
+def test_more_agents_for_a_network_than_there_are_is_refused():
+    with pytest.raises(UserError, match="k = 7 of n = 6"):
+        SubsampleDemand(DemandOptions(**TINY, network_ks=(7,)), 0)

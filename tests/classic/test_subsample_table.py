@@ -178,7 +178,7 @@ def test_a_table_beyond_the_caps_says_which_k_fits():
         SubsampleQ(system, 3, max_bytes=8 * (2 + 3) * 12)
     with pytest.raises(UserError, match="no k fits"):
         SubsampleQ(system, 3, max_cells=1)
-    with pytest.raises(UserError, match="k = 22 needs .* the largest k that fits is 7"):
+    with pytest.raises(UserError, match=r"k = 22 needs .* the largest k that fits is 7"):
         Cells(demand_response(), 22)
     with pytest.raises(UserError, match="the whole table takes"):
         SubsampleQ(demand_response(), 4, max_bytes=8 * 2**20).q()

@@ -152,6 +152,8 @@ def test_play_refuses_tables_and_probabilities_that_do_not_fit():
         play(world, IndependentQ(2, 10, 4, 0.9), rng, 1, 0.1)
     with pytest.raises(UserError, match=r"epsilon: expected a number from 0 to 1, got 1\.5"):
         play(world, IndependentQ(2, 625, 4, 0.9), rng, 1, 1.5)
+    with pytest.raises(UserError, match="episodes: expected 0 or more, got -1"):
+        play(world, IndependentQ(2, 625, 4, 0.9), rng, -1, 0.1)
 
 
 @pytest.mark.parametrize("name", ["worlds.blocker", "worlds.landmarks", "worlds.navigation", "digital"])

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from marl.ops.returns import gae, lambda_returns, n_step_returns, td_target
+from marl.ops.returns import gae, lambda_returns, n_step_returns, td_target, window_target
 
 
 def column(*numbers: float) -> torch.Tensor:
@@ -119,6 +119,16 @@ def test_n_steps_by_hand():
     # terminated at step 1: 1 + .5 * 2 and 2
     ended = n_step_returns(reward, after, flags(".x."), flags(".x."), HALF, 3)
     assert ended.flatten().tolist() == [2.0, 2.0, 8.0]
+
+
+def test_windows_of_rewards_end_where_each_row_says_and_each_member_has_its_own_discount():
+    rewards = torch.tensor([[1.0, 2.0, 4.0], [1.0, 2.0, 0.0], [1.0, 0.0, 0.0]]).expand(2, 1, 3, 3)
+    steps, gamma = torch.tensor([3, 2, 1]).expand(2, 1, 3), torch.tensor([0.5, 0.0]).view(2, 1, 1)
+    value = torch.tensor([8.0, float("nan"), 8.0]).expand(2, 1, 3)  # after the end: never read
+    terminated = torch.tensor([False, True, False]).expand(2, 1, 3)
+    found = window_target(rewards, steps, gamma, terminated, value)
+    # 1 + 2/2 + 4/4 + 8/8 = 4; 1 + 2/2 = 2; 1 + 8/2 = 5. Without a future: the first reward.
+    assert found.tolist() == [[[4.0, 2.0, 5.0]], [[1.0, 1.0, 1.0]]]
 
 
 def test_lambda_of_zero_and_one_step_are_the_one_step_target():

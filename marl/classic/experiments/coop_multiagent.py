@@ -103,7 +103,7 @@ class MultiagentExperiment:
             "centralised": MultiagentCoopLSVI(mdp, threshold=1.0, **settings),
         }
         self._regret = dict.fromkeys(SERIES, 0.0)
-        self._early = 0.0  # the cooperating agents' regret of the first half
+        self._quarters = np.zeros(3)  # the cooperating agents' regret of one, two and three quarters of the run
         self._played = {name: np.zeros((0, mdp.agents)) for name in SERIES}
         self.total = sum(self._length(series) for series in self._learners)
 
@@ -159,14 +159,18 @@ class MultiagentExperiment:
         return rows
 
     def _look_back(self, episodes: int) -> None:
-        """Has the second half cost as much as the first?"""
+        """Has the last quarter cost as much as the second, and .3 % of the best return an episode?"""
         whole, total = self._options.episodes, self._regret["cooperating"]
-        if 2 * episodes <= whole:
-            self._early = total
-        elif episodes == whole >= LINEAR_FROM and total - self._early > 0.9 * self._early:
+        for quarter in (1, 2, 3):
+            if 4 * episodes <= quarter * whole:
+                self._quarters[quarter - 1] = total
+        first, second, third = self._quarters
+        late = (total - third) / (whole / 4)
+        lasting = total - third > 0.9 * (second - first) and late > 3e-3 * self._front.max()
+        if episodes == whole >= LINEAR_FROM and lasting:
             logging.getLogger("marl").warning(
-                f"after {episodes} episodes regret still grows linearly ({(total - self._early) / whole * 2:.3g} an "
-                "episode): exploration may have failed; try a larger beta or a smaller regulariser"
+                f"after {episodes} episodes regret still grows linearly ({late:.3g} an episode): exploration may have "
+                "failed; try a larger beta or a smaller regulariser"
             )
 
     def state_dict(self) -> State:
@@ -174,14 +178,14 @@ class MultiagentExperiment:
         return {
             "learners": {series: learner.state_dict() for series, learner in self._learners.items()},
             "regret": dict(self._regret),
-            "early": self._early,
+            "quarters": self._quarters.copy(),
             "played": {series: points.copy() for series, points in self._played.items()},
         }
 
     def load_state_dict(self, state: State) -> None:
         for series, learner in self._learners.items():
             learner.load_state_dict(state["learners"][series])
-        self._early = float(state["early"])
+        self._quarters = np.array(state["quarters"])
         for series in SERIES:
             self._regret[series] = float(state["regret"][series])
             self._played[series] = np.array(state["played"][series])

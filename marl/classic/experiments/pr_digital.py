@@ -88,6 +88,23 @@ def measured_at(total: int, first: int = 100, per_decade: int = 16) -> list[int]
     return sorted({*np.geomspace(first, total, count + 1).round().astype(int).tolist(), total} if count else {total})
 
 
+LAMBDA_2 = Metric("Second smallest eigenvalue of the mean Laplacian", "eigenvalue", "step", "none")
+"""Assumption 3 asks for more than 0. Of the series ``network``, once, at x = 0."""
+
+
+def connection_rows(network: Network) -> list[Row]:
+    """``lambda_2``; nothing for one agent, who has none."""
+    return [Row("network", "lambda_2", 0.0, network.lambda_2)] if network.agents > 1 else []
+
+
+def connection_findings(table: Table) -> list[Finding]:
+    """``lambda_2`` of each seed's network."""
+    key = ("network", "lambda_2")
+    return (
+        [Finding("network: lambda_2 of the mean Laplacian", last(table, *key), LAMBDA_2.unit)] if key in table else []
+    )
+
+
 def shared_rows(series: str, x: int, learner: TabularQ, setting: Setting) -> list[Row]:
     """What both experiments measure, on the tables and on their average."""
     world, _, adjacency = setting
@@ -112,6 +129,7 @@ def shared_metrics(x: str) -> dict[str, Metric]:
         "bias": Metric("Adjacency bias, max |Q# - Q| of the average table", "value", x, "line", "log", "log"),
         "spread_ratio": Metric("Spread over states, of mean Q / of Q* (0: collapsed)", "ratio", x, "line", "log"),
         "wrong": Metric("States whose greedy action is not optimal", "fraction", x, "line", "log"),
+        "lambda_2": LAMBDA_2,
     }
 
 
@@ -162,13 +180,14 @@ class PRDigital:
     def advance(self) -> Sequence[Row]:
         """On to the next measurement."""
         until = next(x for x in self._measure if x > self.done)
+        first = connection_rows(self._setting.network) if self.done == 0 else []
         while self.done < until:
             walk = self._setting.world.walk(self._rng, self._state, min(CHUNK, until - self.done))
             for learner in self._learners.values():
                 learner.update_many(*walk)
             self._state = int(walk.next_state[-1, 0])
             self.done += len(walk.state)
-        rows = [row for series, learner in self._learners.items() for row in self._rows(series, learner)]
+        rows = first + [row for series, learner in self._learners.items() for row in self._rows(series, learner)]
         if self.done == self.total:
             rows += self._policies(CONSTANT, "policy", (6, 9, 12))
             rows += self._policies(ANNEALED, "policy_annealed", (6, 9, 12))
@@ -218,7 +237,7 @@ class PRDigital:
                 ("wrong", "states with a wrong greedy action", "fraction"),
             )
             for series in every
-        ]
+        ] + connection_findings(table)
         x, gaps = table[SAME, "gap"]
         late = x >= x[-1] / 10
         if late.sum() < 2:

@@ -15,6 +15,8 @@ import numpy as np
 from marl.classic.experiments.base import Finding, Metric, Row, Table
 from marl.classic.experiments.pr_digital import (
     ProcessOptions,
+    connection_findings,
+    connection_rows,
     draw,
     last,
     measured_at,
@@ -68,7 +70,7 @@ class PRTheorem3:
         """On to the next measurement."""
         world = self._setting.world
         until = next(x for x in self._measure if x > self.done)
-        rows: list[Row] = []
+        rows = connection_rows(self._setting.network) if self.done == 0 else []
         for series, learner in self._learners.items():
             for _ in range(until - self.done):
                 learner.expected_sweep(world.transition, world.reward)
@@ -98,7 +100,7 @@ class PRTheorem3:
             for name in series
             if (name, "limit_distance") in table
         ]
-        return [*errors, *distances]
+        return [*errors, *distances, *connection_findings(table)]
 
 
 def constant(kappa: float) -> str:

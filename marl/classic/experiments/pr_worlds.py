@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from marl.classic.experiments.base import Finding, Metric, Row, Table
+from marl.classic.experiments.pr_digital import LAMBDA_2, connection_findings, connection_rows
 from marl.classic.networks import Kind, make_network
 from marl.classic.tabular import IndependentQ, PolicyReciprocityQ, QDLearning, TabularQ
 from marl.classic.worlds import blocker, landmarks
@@ -79,6 +80,7 @@ class WorldExperiment(ABC):
     metrics: ClassVar[dict[str, Metric]] = {
         "return": Metric("Mean return of the agents while they learn (Figure 4)", "reward an episode", "episodes"),
         "greedy": Metric("Mean return of the greedy agents, exact", "reward an episode", "episodes"),
+        "lambda_2": LAMBDA_2,
     }
     unit = "episodes"
 
@@ -112,7 +114,7 @@ class WorldExperiment(ABC):
     def advance(self) -> Sequence[Row]:
         """One method's next point."""
         options = self._options
-        rows = self._optimum() if self.done == 0 else []
+        rows = [*connection_rows(self._network), *self._optimum()] if self.done == 0 else []
         method, episode = divmod(self.done, options.episodes)
         count = min(max(options.episodes // options.points, 1), options.episodes - episode)
         returns = play(self._world, self._learner, self._rng, count, options.epsilon)
@@ -158,7 +160,7 @@ class WorldExperiment(ABC):
             ]
         if (OPTIMUM, "greedy") in table:
             found.append(Finding(f"{OPTIMUM}: greedy return", table[OPTIMUM, "greedy"][1][:, -1], unit))
-        return found
+        return [*found, *connection_findings(table)]
 
     def _begin(self) -> None:
         """New tables and generator for the method that comes next."""

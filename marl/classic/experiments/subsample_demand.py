@@ -14,13 +14,16 @@ from marl.classic.subsample.bounds import bellman_noise, optimality_bound
 from marl.classic.subsample.cells import Cells
 from marl.classic.subsample.demand import consumption_groups, demand_response
 from marl.classic.subsample.evaluate import gap
-from marl.classic.subsample.execute import Crowd, execute
+from marl.classic.subsample.execute import Crowd, Policy, execute
+from marl.classic.subsample.histogram_dqn import HistogramDQN
 from marl.classic.subsample.system import check_sizes
 from marl.classic.subsample.table import SubsampleQ
 from marl.config import option
 from marl.types import State, UserError
 
 CHUNK_SECONDS = 0.5
+NETWORK_CHUNK = 100
+"""Gradient steps between which a run may be stopped."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class DemandOptions:
     agents: int = option(50, "Agents of the system in which tables are executed.")
     runs: int = option(100, "Copies of it, per seed.")
     steps: int = option(300, "Steps of an execution (T' of the paper).")
+    network_ks: tuple[int, ...] = option((), "Numbers k for which a network learns too, any size; needs torch.")
+    network_steps: int = option(3000, "Gradient steps of each network.")
     crowd: int | None = option(None, "Agents of one more execution, with the largest k; none: not done.")
     threads: int = option(1, "Threads that learn a table.")
 
@@ -47,12 +52,12 @@ class DemandOptions:
 class SubsampleDemand:
     """One seed: it draws the samples of frozen and resampled tables, and what happens in the executions.
 
-    Tables of 1, 2, ..., max(ks) agents are learnt one after the other, each lifted from the one before.
+    Tables of 1, 2, ..., max(ks) agents are learnt one after the other, each lifted from the one before; then networks.
     """
 
     Options: ClassVar[type] = DemandOptions
     metrics: ClassVar[Mapping[str, Metric]] = {
-        "seconds": Metric("Figure 1a: time to learn", "s", "sampled agents k", y_scale="log"),
+        "seconds": Metric("Figure 1a: processor time to learn", "s", "sampled agents k", y_scale="log"),
         "gap": Metric("Figure 1b: worst V* - V^pi among few agents", "reward", "sampled agents k", y_scale="symlog"),
         "mean_gap": Metric("V* - V^pi, uniform start", "reward", "sampled agents k", y_scale="symlog"),
         "bound": Metric("Theorem 3.2's bound on the gap", "reward", "sampled agents k", kind="none"),
@@ -63,27 +68,33 @@ class SubsampleDemand:
         "crowd_discounted": Metric("Discounted return of the crowd", "reward", "agents", kind="none"),
         "crowd_milliseconds": Metric("Time of a step of the crowd", "ms", "agents", kind="none"),
     }
-    unit: ClassVar[str] = "tables"
+    unit: ClassVar[str] = "tables and networks"
 
     def __init__(self, options: DemandOptions, seed: int) -> None:
         if not options.ks or min(options.ks) < 1:
-            raise UserError(f"ks {','.join(map(str, options.ks))}: expected numbers from 1 on")
+            raise UserError(f"ks: expected numbers from 1 on, got {_listed(options.ks)}")
         self.options, self.seed = options, seed
-        self.total = max(options.ks)
-        check_sizes(self.total, options.agents)
+        if options.network_ks and min(options.network_ks) < 1:
+            raise UserError(f"network_ks: expected numbers from 1 on, got {_listed(options.network_ks)}")
+        self.tables = max(options.ks)
+        self.total = self.tables + len(options.network_ks)
+        check_sizes(max(options.ks + options.network_ks), options.agents)
         lumped = options.state == "lumped"
         self.system = demand_response(options.reward)
         self.learnt_on = demand_response(options.reward, lumped=True) if lumped else self.system
         self.view = consumption_groups() if lumped else None
-        Cells(self.learnt_on, max(self.total, options.small))  # raises where that does not fit
+        Cells(self.learnt_on, max(self.tables, options.small))  # raises where that does not fit
         self.done = 0
         self._seconds = 0.0
         self._smaller: SubsampleQ | None = None
         self._table = self._new_table(1)
+        self._network: HistogramDQN | None = None
         self._optimum: SubsampleQ | None = None
 
     def advance(self) -> Sequence[Row]:
-        """Sweeps of the present table; once it is learnt, what it is worth."""
+        """Sweeps of the present table, or steps of the present network; once it has learnt, what it is worth."""
+        if self.done >= self.tables:
+            return self._advance_network()
         if not self._learn():
             return []
         table, series = self._table, self.options.backup
@@ -91,9 +102,9 @@ class SubsampleDemand:
         found: dict[str, float] = {}
         if table.k in self.options.ks:
             found = {"seconds": self._seconds, "sweeps": table.sweeps, "cells": table.cells.size}
-            found |= self._compare() | self._play()
+            found |= self._compare() | self._play(table)
         rows = [Row(series, metric, table.k, value) for metric, value in found.items()]
-        if self.done == self.total:
+        if self.done == self.tables:
             return rows + self._crowd()
         self._smaller, self._table = table, self._new_table(table.k + 1, table)
         return rows
@@ -104,16 +115,21 @@ class SubsampleDemand:
             "seconds": self._seconds,
             "table": self._table.state_dict(),
             "smaller": self._smaller.state_dict() if self._smaller else None,
+            "network": self._network.state_dict() if self._network else None,
         }
 
     def load_state_dict(self, state: State) -> None:
         self.done, self._seconds = int(state["done"]), float(state["seconds"])
-        k = min(self.done + 1, self.total)
+        k = min(self.done + 1, self.tables)
         self._smaller = self._new_table(k - 1) if state["smaller"] else None
         if self._smaller:
             self._smaller.load_state_dict(state["smaller"])
         self._table = self._new_table(k)
         self._table.load_state_dict(state["table"])
+        self._network = None
+        if state["network"]:
+            self._network = self._new_network()
+            self._network.load_state_dict(state["network"])
 
     @staticmethod
     def findings(table: Table, options: DemandOptions) -> Sequence[Finding]:
@@ -127,6 +143,14 @@ class SubsampleDemand:
             if len(ks) > 1:
                 difference: Array = values[:, -1] - values[:, 0]
                 found.append(Finding(f"{name}, k = {ks[-1]:g} less k = {ks[0]:g}", difference, unit))
+        if ("network", "discounted") in table:
+            ks, values = table["network", "discounted"]
+            found += [
+                Finding(f"discounted return, network, k = {k:g}", values[:, i], "reward") for i, k in enumerate(ks)
+            ]
+        if (options.backup, "crowd_discounted") in table:
+            agents, values = table[options.backup, "crowd_discounted"]
+            found.append(Finding(f"discounted return of {agents[0]:g} agents", values[:, 0], "reward"))
         return found
 
     def _new_table(self, k: int, smaller: SubsampleQ | None = None) -> SubsampleQ:
@@ -136,16 +160,29 @@ class SubsampleDemand:
             table.lift_from(smaller)
         return table
 
+    def _new_network(self) -> HistogramDQN:
+        return HistogramDQN(self.learnt_on, self.options.network_ks[self.done - self.tables], seed=self.seed)
+
+    def _advance_network(self) -> list[Row]:
+        self._network = network = self._network or self._new_network()
+        network.fit(min(NETWORK_CHUNK, self.options.network_steps - network.steps))
+        if network.steps < self.options.network_steps:
+            return []
+        self.done += 1
+        self._network = None
+        return [Row("network", metric, network.k, value) for metric, value in self._play(network).items()]
+
     def _learn(self) -> bool:
-        """Sweeps for half a second; whether the table is learnt."""
-        began, table = time.perf_counter(), self._table
-        learnt = False
-        while not learnt and time.perf_counter() - began < CHUNK_SECONDS:
+        """A sweep or more, for half a second; whether the table is learnt."""
+        began, table = time.process_time(), self._table
+        while True:
             if self.options.backup == "resample":
                 learnt = table.fit(1).sweeps >= self.options.sweeps
             else:
                 learnt = table.solve(self.options.tolerance, max_sweeps=1, lifted=False).error <= self.options.tolerance
-        self._seconds += time.perf_counter() - began
+            if learnt or time.process_time() - began > CHUNK_SECONDS:
+                break
+        self._seconds += time.process_time() - began
         return learnt
 
     def _compare(self) -> dict[str, float]:
@@ -163,10 +200,10 @@ class SubsampleDemand:
             found["bound"] = optimality_bound(self.learnt_on, small, table.k, noise)
         return found
 
-    def _play(self) -> dict[str, float]:
+    def _play(self, policy: Policy) -> dict[str, float]:
         o = self.options
         crowd = Crowd(self.system, o.agents, o.runs, np.random.SeedSequence([self.seed, 1]))
-        return {"discounted": float(execute(crowd, self._table, o.steps, self.view).discounted.mean())}
+        return {"discounted": float(execute(crowd, policy, o.steps, self.view).discounted.mean())}
 
     def _crowd(self) -> list[Row]:
         o = self.options
@@ -180,3 +217,7 @@ class SubsampleDemand:
             Row(o.backup, "crowd_discounted", o.crowd, float(worth)),
             Row(o.backup, "crowd_milliseconds", o.crowd, took),
         ]
+
+
+def _listed(numbers: tuple[int, ...]) -> str:
+    return ",".join(map(str, numbers)) or "none"

@@ -1,4 +1,4 @@
-"""A dispatcher that looks at k of its n queues: what that costs, at the paper's light load and at a heavy one (Figure 2)."""
+"""A dispatcher that looks at k of its n queues: what that costs, at light and at heavy load (Figure 2)."""
 
 from __future__ import annotations
 
@@ -159,7 +159,9 @@ class SubsampleQueue:
     def _measure(self, setting: str, k: int) -> list[Row]:
         table = self._table
         assert table is not None
-        found = {"states": table.values.size, "sweeps": table.sweeps} if setting == "light" else {}
+        found: dict[str, float] = {}
+        if setting == "light":
+            found = {"states": table.values.size, "sweeps": table.sweeps}
         found |= self._play(setting, table.rule())
         rows = [Row(SERIES, metric, k, value) for metric, value in found.items()]
         rows.append(Row(setting, "behind", k, self._best[setting] - found[f"{setting}_return"]))

@@ -41,6 +41,14 @@ class ExactBackup:
 
     def __init__(self, system: LocalGlobalSystem, cells: Cells) -> None:
         self.system, self.cells = system, cells
+        self.moves = [
+            {
+                (u, then): cells.class_kernel(kernel, s, then)
+                for u, kernel in enumerate(system.kernels(s))
+                for then in system.successors(s, u)
+            }
+            for s in range(system.global_states)
+        ]
 
     def __call__(self, best: Array, weight: float, draw: int, each: Each, fresh: Array) -> None:
         """``best`` ``[cells]`` -> ``fresh`` ``[A, cells]``; there is nothing to draw."""
@@ -49,16 +57,15 @@ class ExactBackup:
     def _global_state(self, s: int, best: Array, weight: float, fresh: Array) -> None:
         system, cells = self.system, self.cells
         here = fresh[:, cells.start[s] : cells.start[s + 1]]
-        kernels = system.kernels(s)
-        expected: dict[tuple[int, int], Array] = {}
-        for u, kernel in enumerate(kernels):
-            for then in system.successors(s, u):
-                ahead = best[cells.start[then] : cells.start[then + 1]]
-                expected[u, then] = expectation(ahead, cells.class_kernel(kernel, s, then), cells.indices[then])
+        kernels = system.kernels(s)[:, cells.members(s)]
+        expected = {}
+        for (u, then), moves in self.moves[s].items():
+            ahead = best[cells.start[then] : cells.start[then + 1]]
+            expected[u, then] = expectation(ahead, moves, cells.indices[then])
         for a in range(system.actions):
             u = a if system.follows_action else 0
             chances = system.global_transition[s, a]
-            reward = kernels[u][cells.members(s)] @ (chances @ system.local_reward)
+            reward = kernels[u] @ (chances @ system.local_reward)
             multiset_means(weight * reward, cells.k, here[a])
             for then in map(int, np.flatnonzero(chances)):
                 here[a] += chances[then] * expected[u, then]

@@ -10,6 +10,8 @@ of each length is held: k vectors, the longest C(X + k - 2, k - 1) long, that fi
 
 from __future__ import annotations
 
+from math import comb
+
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
@@ -41,7 +43,7 @@ def expectation(values: Array, kernel: Array, target: MultisetIndex, moved: int 
     if not 1 <= depth <= target.k:
         raise UserError(f"moved = {moved}: expected 1 to {target.k}")
     starts, columns, chances = sparse_rows(kernel)
-    rows = MultisetIndex(len(kernel), depth).size
+    rows = comb(len(kernel) + depth - 1, depth)
     out = np.empty((rows, int(target.insertions.sizes[target.k - depth])))
     _move(np.ascontiguousarray(values, np.float64), target.insertions, starts, columns, chances, depth, out.reshape(-1))
     return out[:, 0] if depth == target.k else out

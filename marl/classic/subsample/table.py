@@ -83,7 +83,9 @@ class SubsampleQ:
         return self
 
     def solve(self, tolerance: float = TOLERANCE, max_sweeps: int = 10_000, lifted: bool = True) -> SubsampleQ:
-        """Go on until Q is within ``tolerance`` of the fixed point in the sup norm.
+        """Go on until Q is within ``tolerance`` of the fixed point in the sup norm, or ``max_sweeps`` more are done.
+
+        ``error`` tells which.
 
         With ``lifted`` a table without sweeps starts from that of k - 1 agents, solved in the same way. The last
         sweep's values are moved to the middle of what the span of its change leaves open (``remainder``).

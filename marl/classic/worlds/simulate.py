@@ -27,9 +27,11 @@ def play(world: TabularWorld, learner: TabularQ, rng: np.random.Generator, episo
         rng: of the starts and the actions; changed.
 
     Raises:
-        UserError: for tables that do not fit the world.
+        UserError: for tables that do not fit the world, episodes below 0, no probability.
     """
     _check(world, learner)
+    if episodes < 0:
+        raise UserError(f"episodes: expected 0 or more, got {episodes}")
     if not 0 <= epsilon <= 1:
         raise UserError(f"epsilon: expected a number from 0 to 1, got {epsilon:g}")
     sizes = np.array(world.sizes, np.int64)

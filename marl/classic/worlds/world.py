@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from marl.classic.adjacency import Adjacency
 from marl.config import suggestion
@@ -134,9 +134,11 @@ class TabularWorld:
         return state
 
     def step(self, state: Integers, action: Integers, rng: np.random.Generator | None = None) -> Outcome:
-        after = state.copy()
+        if np.shape(state) != (self.width,):
+            raise UserError(f"state: expected [{self.width}], got {list(np.shape(state))}")
+        after = np.array(state, np.int64)
         reward, terminated = np.empty(self.agents), np.empty(self.agents, np.bool_)
-        self.rule.step(self.rules, after, np.asarray(action, np.int64), reward, terminated)
+        self.rule.step(self.rules, after, chosen(action, self.agents, self.actions), reward, terminated)
         return Outcome(after, reward, terminated)
 
     def view(self, state: Integers) -> Integers:
@@ -157,6 +159,14 @@ class TabularWorld:
         if hidden not in self.coordinates:
             raise UserError(f"hidden: {self.name} has no coordinate {hidden!r}{suggestion(hidden, self.coordinates)}")
         return Adjacency.hidden(self.sizes, self.coordinates.index(hidden))
+
+
+def chosen(action: ArrayLike, agents: int, actions: int) -> Integers:
+    """``[N]``, each agent's action, checked (compiled rules look up whatever they are given); raises ``UserError``."""
+    found = np.asarray(action, np.int64)
+    if found.shape != (agents,) or found.min() < 0 or found.max() >= actions:
+        raise UserError(f"action: expected {agents} numbers from 0 to {actions - 1}, got {found.tolist()}")
+    return found
 
 
 def positive(name: str, value: Any, most: int | None = None) -> int:

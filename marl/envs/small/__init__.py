@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from marl.config import suggestion
+from marl.config import check_ranges, suggestion
 from marl.envs.base import VectorEnv
 from marl.envs.gym import learners
 from marl.envs.small.base import Game, SmallOptions
@@ -38,8 +38,7 @@ class Small:
     ) -> VectorEnv:
         if name not in GAMES:
             raise UserError(f"no environment 'small/{name}'{suggestion(name, GAMES)}")
-        if options.max_steps < 1:
-            raise UserError(f"small/{name}: max_steps must be at least 1, got {options.max_steps}")
+        check_ranges(options)
         return GAMES[name](seeds, copies, learners(f"small/{name}", agents), options)
 
 

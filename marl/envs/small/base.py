@@ -169,8 +169,15 @@ def slide(column: Tensor, action: Tensor) -> Tensor:
     return (column + COLUMN_MOVES[action]).clamp(0, SIDE - 1)
 
 
+def walk(cell: Tensor, action: Tensor) -> Tensor:
+    """The cell that an action leads to; the walls stop it."""
+    row = (cell // SIDE + ROW_MOVES[action]).clamp(0, SIDE - 1)
+    column = (cell % SIDE + COLUMN_MOVES[action]).clamp(0, SIDE - 1)
+    return row * SIDE + column
+
+
 def free_cell(free: Tensor, random: Tensor) -> Tensor:
-    """``[K]``: one of the cells that are ``free [K, CELLS]`` bool, each as likely, by ``random [K]``; at least one is."""
+    """``[K]``: one of the cells that are ``free [K, CELLS]`` bool, each as likely; CELLS where none is."""
     count = free.cumsum(1)
     return (count <= pick(random, count[:, -1])[:, None]).sum(1)
 

@@ -25,8 +25,9 @@ class Catch(Game[CatchBoard]):
     """One thing falls at a time, one row a step, from a random column; half of them are stones.
 
     The basket moves LEFT or RIGHT by one cell. Where the thing reaches the bottom row in the basket's column it is
-    caught: +1 for a fruit, -1 for a stone. The next one appears at the top in the same step. There are nine steps from
-    the top to the bottom, enough to be in any column, so every fruit can be caught. Only the time limit ends an episode.
+    caught: +1 for a fruit, -1 for a stone. The next one appears at the top in the same step. There are nine
+    steps from the top to the bottom, enough to be in any column: every fruit can be caught. Only the time limit ends an
+    episode.
 
     Channels: basket, fruit, stone.
     """

@@ -7,8 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from marl.envs.small.base import DOWN, LEFT, RIGHT, SIDE, STAY, UP, Game, pick, picture
-from marl.envs.small.gather import walk
+from marl.envs.small.base import DOWN, LEFT, RIGHT, SIDE, STAY, UP, Game, pick, picture, walk
 
 LANES = torch.tensor([8, 7, 5, 4, 2, 1])
 """Their rows; the rows 9, 6, 3 and 0 are pavement."""
@@ -56,7 +55,7 @@ class Cross(Game[CrossBoard]):
         arrived = walker // SIDE == board.goal
         across = arrived & (board.goal == 0)
         walker = torch.where(across, START * SIDE + walker, walker)
-        goal = torch.where(arrived, (board.goal - BLOCK) % (START + BLOCK), board.goal)
+        goal = torch.where(arrived, (board.goal - BLOCK) % START, board.goal)
         return CrossBoard(walker, goal, cars), arrived, hit
 
     def draw(self, board: CrossBoard) -> Tensor:

@@ -41,7 +41,7 @@ class Gates(Game[GatesBoard]):
     step_draws = 1
 
     def begin(self, random: Tensor) -> GatesBoard:
-        flyer = pick(random[:, 0], SIDE)
+        flyer = SIDE // 2 - pick(random[:, 0], 2)  # from the middle, every gap can be reached in time
         return GatesBoard(flyer, torch.full_like(flyer, FLYER + APART), _gap(random[:, 1]), _gap(random[:, 2]))
 
     def advance(self, board: GatesBoard, action: Tensor, random: Tensor) -> tuple[GatesBoard, Tensor, Tensor]:

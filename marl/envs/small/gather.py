@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from marl.envs.small.base import COLUMN_MOVES, DOWN, LEFT, RIGHT, ROW_MOVES, SIDE, UP, Game, distinct_cells, picture
+from marl.envs.small.base import CELLS, DOWN, LEFT, RIGHT, SIDE, UP, Game, distinct_cells, picture, walk
 
 FOOD, THORNS = 3, 3
 
@@ -39,31 +39,24 @@ class Gather(Game[GatherBoard]):
         walker = walk(board.walker, action)
         hit = board.things == walker[:, None]
         reward = hit[:, :FOOD].sum(1) - hit[:, FOOD:].sum(1)
-        elsewhere = distinct_cells(random, torch.cat([walker[:, None], board.things], 1))
-        things = torch.where(hit, elsewhere, board.things)
+        things = board.things
+        if hit.any():
+            elsewhere = distinct_cells(random, torch.cat([walker[:, None], things], 1))
+            things = torch.where(hit, elsewhere, things)
         return GatherBoard(walker, things), reward, torch.zeros(len(walker), dtype=torch.bool)
 
     def draw(self, board: GatherBoard) -> Tensor:
         return picture(board.walker, *board.things.split([FOOD, THORNS], 1))
 
     def scripted(self, board: GatherBoard) -> Tensor:
-        """Nearer to the nearest food, by a step that meets no thorns if there is one."""
+        """The first step of a shortest way to food that meets no thorns."""
         food, thorns = board.things.split([FOOD, THORNS], 1)
-        start = distance(board.walker[:, None], food)
-        goal = food.gather(1, start.argmin(1, keepdim=True))
+        blocked = torch.zeros(len(food), CELLS, dtype=torch.bool).scatter_(1, thorns, True).view(-1, SIDE, SIDE)
+        far = torch.full((len(food), CELLS), CELLS).scatter_(1, food, 0).view(-1, SIDE, SIDE)  # steps to food
+        for _ in range(2 * SIDE + THORNS):
+            around = torch.nn.functional.pad(far, (1, 1, 1, 1), value=CELLS)
+            rows = torch.minimum(around[:, :-2, 1:-1], around[:, 2:, 1:-1])
+            columns = torch.minimum(around[:, 1:-1, :-2], around[:, 1:-1, 2:])
+            far = torch.minimum(far, 1 + torch.minimum(rows, columns)).masked_fill(blocked, CELLS)
         moves = torch.tensor([UP, RIGHT, DOWN, LEFT])
-        reached = walk(board.walker[:, None], moves)  # [K, 4]
-        cost = distance(reached, goal) + 2 * (reached[..., None] == thorns[:, None]).any(-1)
-        return moves[cost.argmin(1)]
-
-
-def walk(cell: Tensor, action: Tensor) -> Tensor:
-    """The cell that an action leads to; the walls stop it."""
-    row = (cell // SIDE + ROW_MOVES[action]).clamp(0, SIDE - 1)
-    column = (cell % SIDE + COLUMN_MOVES[action]).clamp(0, SIDE - 1)
-    return row * SIDE + column
-
-
-def distance(a: Tensor, b: Tensor) -> Tensor:
-    """Steps from cell to cell."""
-    return (a // SIDE - b // SIDE).abs() + (a % SIDE - b % SIDE).abs()
+        return moves[far.flatten(1).gather(1, walk(board.walker[:, None], moves)).argmin(1)]

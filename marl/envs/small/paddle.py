@@ -28,9 +28,9 @@ class PaddleBoard(NamedTuple):
 class Paddle(Game[PaddleBoard]):
     """The ball moves one row and one column a step and bounces off the ceiling and the side walls.
 
-    The paddle, three cells on the bottom row, moves LEFT or RIGHT by one. A ball that would enter the bottom row bounces
-    if the paddle is there: +1. Its left and right cells send the ball left and right, its middle lets it go on as it
-    came. A ball that meets no paddle ends the game. The ball is back after 16 steps.
+    The paddle, three cells on the bottom row, moves LEFT or RIGHT by one. A ball that would enter the bottom row
+    bounces if the paddle is there: +1. The left and right cells send it left and right, the middle one lets it go on as
+    it came. A ball that meets no paddle ends the game. From hit to hit it takes 16 steps.
 
     Channels: paddle, ball, and where the ball was one step before.
     """

@@ -24,7 +24,6 @@ from marl.envs.small.base import (
     pick,
     picture,
 )
-from marl.envs.small.gather import distance
 
 LENGTH = 3
 """Cells of a young snake."""
@@ -77,8 +76,9 @@ class Snake(Game[SnakeBoard]):
         bitten = life.gather(1, head[:, None]).squeeze(1) > 0
         length = board.life.amax(1) + ate  # the head's cell has the longest life
         life.scatter_(1, head[:, None], length[:, None])
-        free = life == 0
-        food = torch.where(ate, free_cell(free, random[:, 0]).clamp(max=CELLS - 1), board.food)
+        food = board.food
+        if ate.any():
+            food = torch.where(ate, free_cell(life == 0, random[:, 0]).clamp(max=CELLS - 1), food)
         return SnakeBoard(head, heading, life, food), ate, outside | bitten
 
     def draw(self, board: SnakeBoard) -> Tensor:
@@ -104,3 +104,8 @@ def turn(heading: Tensor, action: Tensor) -> Tensor:
     """The new heading; back where one came from is no turn."""
     back = (action - heading).abs() == 2
     return torch.where((action == STAY) | (action == FIRE) | back, heading, action)
+
+
+def distance(a: Tensor, b: Tensor) -> Tensor:
+    """Steps from cell to cell."""
+    return (a // SIDE - b // SIDE).abs() + (a % SIDE - b % SIDE).abs()
