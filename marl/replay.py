@@ -174,7 +174,7 @@ class Replay:
         last, steps, rewards = row, torch.ones_like(row), [take(self.moves["reward"], row)]
         for k in range(1, self.n_step):
             following = self._following(last)
-            follows = (steps == k) & (ahead > k) & (take(self.final_at, last) < 0)
+            follows = (ahead > k) & (take(self.final_at, last) < 0)  # once it ends, it ends for the same reason again
             if self.any_lost:
                 follows &= ~take(self.lost, following)
             rewards.append(take(self.moves["reward"], following).masked_fill_(~follows.unsqueeze(-1), 0.0))

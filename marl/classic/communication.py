@@ -17,8 +17,8 @@ UP, DOWN = 4, 5
 class Communication:
     """An account of synchronisations in which every agent sends its news to a server and is sent everybody's.
 
-    The agents exchange sums (``sums_size`` numbers for each step of the episode). The paper's boxes send the
-    transitions themselves; what that would have cost is kept beside it.
+    The paper's boxes send transitions. Sums over them (``sums_size`` numbers for each step of the episode) say the same
+    and do not grow with their number; each message is the shorter of the two.
 
     Attributes:
         rounds: synchronisations.
@@ -48,19 +48,16 @@ class Communication:
         """Both ways, had transitions been sent."""
         return BYTES * self.transition_floats
 
-    def record(self, agents: int, message: int, transitions: int) -> None:
-        """One round in which every agent sent and received ``message`` numbers about ``transitions`` of the team."""
-        self.rounds += 1
-        self.floats_up += agents * message
-        self.floats_down += agents * message
-        self.transition_floats += UP * transitions + DOWN * transitions * agents
+    def record(self, agents: int, transitions: int, up: int | None = None, down: int | None = None) -> None:
+        """One round about ``transitions`` of the team, as many of each agent.
 
-    def record_transitions(self, agents: int, transitions: int) -> None:
-        """One round of the paper's messages: ``transitions`` of the team to the server, and all to every agent."""
+        ``up`` and ``down``: numbers in the sums that one agent would send and be sent; None: there are none to send.
+        """
+        sent, received = UP * transitions // agents, DOWN * transitions
         self.rounds += 1
-        self.floats_up += UP * transitions
-        self.floats_down += DOWN * transitions * agents
-        self.transition_floats += UP * transitions + DOWN * transitions * agents
+        self.floats_up += agents * (sent if up is None else min(sent, up))
+        self.floats_down += agents * (received if down is None else min(received, down))
+        self.transition_floats += agents * (sent + received)
 
     def state_dict(self) -> State:
         return asdict(self)

@@ -106,7 +106,7 @@ class ContinuousCoopLSVI:
             if self.trigger.due(float(growth), self.episodes - self._common):
                 transitions = self.statistics.pool(self._shared)
                 self._common = self.episodes
-                self.communication.record_transitions(self.agents, transitions)
+                self.communication.record(self.agents, transitions)
                 self._plan(range(self.agents))
             else:
                 grown = (self.statistics.log_det - self._planned > self._replan).any(axis=1)

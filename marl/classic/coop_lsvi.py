@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from marl.classic.checks import check_fits
 from marl.classic.lsvi import Bonus, CooperativeLSVI
 from marl.classic.mdp import HeterogeneousLinearMDP, LinearMDP, start_distribution
 from marl.classic.ridge import LogDetTrigger
@@ -47,13 +48,19 @@ class CoopLSVI(CooperativeLSVI):
         seed: int | np.random.SeedSequence = 0,
     ) -> None:
         several = (processes,) if isinstance(processes, LinearMDP) else tuple(processes)
+        if not several:
+            raise UserError("processes: expected one or more, got none")
+        if agents is not None and not isinstance(agents, int | np.integer):
+            raise UserError(f"agents: expected a whole number, got {agents!r}")
         number = len(several) if agents is None else agents
         if number < 1 or len(several) not in (1, number):
             raise UserError(f"agents: expected {len(several)}, one for each process, got {number}")
         _check_alike(several)
+        first = several[0]
+        check_fits("agents x steps x sums", number, first.horizon, first.dim, max(first.dim, first.states))
         each = several if len(several) == number else several * number
         block = np.zeros(number, np.int64)
-        super().__init__(each, several[0].features[None], block, trigger, bonus, regulariser, replan, seed)
+        super().__init__(each, first.features[None], block, trigger, bonus, regulariser, replan, seed)
 
 
 class HeterogeneousCoopLSVI(CooperativeLSVI):
@@ -83,14 +90,22 @@ class HeterogeneousCoopLSVI(CooperativeLSVI):
 
 def default_threshold(episodes: int, agents: int, dim: int) -> float:
     """``S = T log(M T) / (d M^2)``, with which the number of rounds does not grow with T (Lemma 1, Remark 2)."""
+    _check_counts(episodes, agents)
     return episodes * math.log(agents * episodes) / (dim * agents**2)
 
 
 def rounds_bound(episodes: int, threshold: float, horizon: int, dim: int, agents: int) -> float:
     """Lemma 1: at most ``2 H sqrt(d (T / S) log(M T)) + 4 H`` synchronisations; infinity for a threshold of 0."""
+    _check_counts(episodes, agents)
     if threshold == 0:
         return math.inf
     return 2 * horizon * math.sqrt(dim * episodes / threshold * math.log(agents * episodes)) + 4 * horizon
+
+
+def _check_counts(episodes: int, agents: int) -> None:
+    for name, number in (("episodes", episodes), ("agents", agents)):
+        if number < 1:
+            raise UserError(f"{name}: expected 1 or more, got {number}")
 
 
 def _check_alike(processes: Sequence[LinearMDP]) -> None:

@@ -120,6 +120,8 @@ class DistMTLSVI:
         _check_family(tasks)
         if agents < 1:
             raise UserError(f"agents: expected 1 or more, got {agents}")
+        if not replan_growth >= 1:
+            raise UserError(f"replan_growth: expected 1 (plan before every episode) or more, got {replan_growth}")
         if exploration not in (choices := ("expph", "uniform")):
             raise UserError(f"exploration: {exploration!r} is not a choice{suggestion(exploration, choices)}")
         self.tasks, self.agents, self.constants = tuple(tasks), agents, constants
@@ -145,6 +147,8 @@ class DistMTLSVI:
 
     def fit(self, n_rounds: int | None = None) -> DistMTLSVI:
         """So many rounds more; None: up to T."""
+        if n_rounds is not None and n_rounds < 0:
+            raise UserError(f"n_rounds: expected 0 or more, got {n_rounds}")
         for _ in range(max(0, self.total_rounds - self.rounds) if n_rounds is None else n_rounds):
             row = self._round()
             self.history = History(*(np.vstack([old, new]) for old, new in zip(self.history, row, strict=True)))

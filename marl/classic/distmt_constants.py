@@ -33,8 +33,7 @@ class Problem:
     c_sep: float
 
     def __post_init__(self) -> None:
-        if not 0 < self.delta < 1:
-            raise UserError(f"delta: expected a number between 0 and 1, got {self.delta}")
+        _check_delta(self.delta)
         for name in ("epsilon", "c_sep"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise UserError(f"{name}: expected a number above 0, got {getattr(self, name)}")
@@ -84,6 +83,11 @@ class TheoryConstants:
     c_k: float = 1.0
     cap: int = 1_000_000
     label = "covered by Theorem 1 if c_beta and c_k are large enough"
+
+    def __post_init__(self) -> None:
+        for name in ("c_beta", "c_k"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+                raise UserError(f"{name}: expected a number above 0, got {getattr(self, name)}")
 
     def implied(self, problem: Problem) -> tuple[Phase, Phase]:
         """The phases as the formulas give them, however long."""
@@ -154,7 +158,16 @@ def learning_rounds(tasks: int, agents: int, delta: float, rule: Rounds = "paper
     ``paper``: ``max(1, ceil(6 M log(M / delta) / N))``. ``tight``: ``max(1, ceil((M / N) log(M / delta)))``: N T
     independent draws miss some task with probability ``M (1 - 1/M)^(N T) <= M exp(-N T / M) <= delta`` at most.
     """
+    for name, number in (("tasks", tasks), ("agents", agents)):
+        if number < 1:
+            raise UserError(f"{name}: expected 1 or more, got {number}")
+    _check_delta(delta)
     factors = {"paper": 6, "tight": 1}
     if rule not in factors:
         raise UserError(f"rounds: {rule!r} is not a choice{suggestion(rule, factors)}")
     return max(1, math.ceil(factors[rule] * tasks * math.log(tasks / delta) / agents))
+
+
+def _check_delta(delta: float) -> None:
+    if not 0 < delta < 1:
+        raise UserError(f"delta: expected a number between 0 and 1, got {delta}")

@@ -67,8 +67,9 @@ def exp_ph(
             every episode, as printed.
 
     Raises:
-        UserError: ``replan_growth`` below 1, or no episode.
+        UserError: ``replan_growth`` below 1, a negative ``beta``, or no episode.
     """
+    _check_beta(beta)
     if not replan_growth >= 1:
         raise UserError(f"replan_growth: expected 1 (plan before every episode) or more, got {replan_growth}")
     draws = rng.random((_counted(episodes), len(world.reward)))
@@ -105,7 +106,9 @@ def planning(data: RidgeStatistics, features: Array, beta: float) -> Plan:
     """Planning (Algorithm 3): optimistic values with the rewards that were observed, by backward regression.
 
     ``theta_h = Lambda_h^-1 sum phi (r + V_{h+1}(s'))`` and ``Q_h = min(theta_h phi + u_h, H)``.
+    Raises ``UserError`` for a negative ``beta``.
     """
+    _check_beta(beta)
     (horizon,), states = data.shape, data.states
     theta = np.zeros((horizon, data.dim))
     value = np.zeros((horizon + 1, states))
@@ -132,6 +135,11 @@ def _optimistic(theta: Array, inverse: Array, features: Array, beta: float, hori
     bonus = np.minimum(beta * np.sqrt(square_bonus(inverse, flat)), horizon)
     q: Array = np.minimum(flat @ theta + bonus, horizon).reshape(features.shape[:2])
     return q
+
+
+def _check_beta(beta: float) -> None:
+    if not (math.isfinite(beta) and beta >= 0):
+        raise UserError(f"beta: expected a number of 0 or more, got {beta}")
 
 
 def _counted(episodes: int) -> int:

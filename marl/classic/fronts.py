@@ -59,7 +59,8 @@ def _volume(points: Array) -> float:
 
 def utility(points: Array, weights: Array) -> Array:
     """``[n]``: what the best point is worth, ``max_k weights[n] @ points[k]``; ``weights`` ``[n, M]``."""
-    return np.asarray((weights @ points.T).max(-1))
+    points = _checked("points", points)
+    return np.asarray((checked_weights(weights, points.shape[1]) @ points.T).max(-1))
 
 
 def bayes_regret(points: Array, front: Array, weights: Array) -> float:
@@ -110,6 +111,26 @@ def _largest_lack(points: Array, target: Array) -> float:
         bounds=[(0, None)] * objectives + [(None, None)],
     )
     return -float(solved.fun)
+
+
+def checked_weights(weights: Array, objectives: int, axes: int = 2) -> Array:
+    """A copy in float64 of ``weights`` ``[n, M]``, with one axis ``[M]``; one kind of array for compiled code.
+
+    Raises:
+        UserError: another shape, no row, a number that is negative or not finite.
+    """
+    try:
+        checked = np.array(weights, np.float64, order="C")
+    except (TypeError, ValueError):
+        got = " ".join(repr(weights).split())
+        raise UserError(f"weights: expected an array of numbers, got {got:.60}") from None
+    if checked.ndim != axes or not len(checked) or checked.shape[-1] != objectives:
+        expected = f"[{objectives}]" if axes == 1 else f"[n, {objectives}], one row or more"
+        raise UserError(f"weights {list(checked.shape)}: expected {expected}, one number for each objective")
+    bad = ~(np.isfinite(checked) & (checked >= 0))
+    if bad.any():
+        raise UserError(f"weights: expected finite numbers of 0 or more, got {checked[bad][0]:g}")
+    return checked
 
 
 def _checked(name: str, points: Array) -> Array:

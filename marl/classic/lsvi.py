@@ -220,10 +220,10 @@ class CooperativeLSVI:
         self._block = block
         self._features = np.ascontiguousarray(features.reshape(-1, self.actions, features.shape[-1]))
         number: dict[bytes, int] = {}
-        tables = [process.tabular for process in processes]
-        names = [table.transition.tobytes() + table.reward.tobytes() for table in tables]
-        self._process = np.array([number.setdefault(name, len(number)) for name in names])
-        self._tables = [tables[names.index(name)] for name in number]
+        tables = {id(process): process.tabular for process in processes}
+        names = {key: table.transition.tobytes() + table.reward.tobytes() for key, table in tables.items()}
+        self._process = np.array([number.setdefault(names[id(process)], len(number)) for process in processes])
+        self._tables = [next(tables[key] for key, n in names.items() if n == name) for name in number]
         self._first = start_distribution(first.start, first.states)
         self._start = _cumulative(self._first)
         self._transition = _cumulative(np.stack([table.transition for table in self._tables]))
@@ -289,8 +289,8 @@ class CooperativeLSVI:
         """All that the agents learned since the last time becomes common, and everyone plans on the same."""
         transitions = self.statistics.pool(self._shared)
         self._since = 0
-        message = self.horizon * sums_size(self.dim, self.statistics.states)
-        self.communication.record(self.agents, message, transitions)
+        own, all_states = (self.horizon * sums_size(self.dim, n) for n in (self.states, self.statistics.states))
+        self.communication.record(self.agents, transitions, own, all_states)
         self._plan_alike()
 
     def _plan_alike(self) -> None:
@@ -343,7 +343,7 @@ class CooperativeLSVI:
             beta = self.bonus.at(self.episodes, self.dim, self.horizon, self.agents)
             logging.getLogger("marl").warning(
                 f"after {self.episodes} episodes regret still grows linearly ({late:.3g} an episode and agent) with "
-                f"beta = {beta:.3g}: exploration may have failed; try a larger beta (1 to 4 are useful)"
+                f"beta = {beta:.3g}: exploration failed or is not over; try another beta (1 to 4 are useful)"
             )
 
     def state_dict(self) -> State:

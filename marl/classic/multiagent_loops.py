@@ -174,7 +174,7 @@ def start_values(known: Known, policy: Indices) -> Array:
 
 @njit(cache=True)
 def synchronise(known: Known, gathered: Gathered, shared: Shared, regulariser: float) -> None:
-    """Lines 21 to 30: all that was gathered becomes shared, in place; inverses are taken anew, without drift."""
+    """Lines 21 to 30: all that was gathered becomes shared, in place; inverses and determinants are taken anew, without drift."""
     groups, horizon, dim, states = shared.next_sum.shape
     for g in range(groups):
         for h in range(horizon):
@@ -192,7 +192,7 @@ def synchronise(known: Known, gathered: Gathered, shared: Shared, regulariser: f
             for x in range(states):
                 for a in range(width.shape[1]):
                     shared.width[g, h, x, a] = width[x, a]
-            shared.log_det[g, h] = gathered.log_det[g, h]
+            gathered.log_det[g, h] = shared.log_det[g, h] = np.linalg.slogdet(whole)[1]
 
 
 @njit(cache=True)

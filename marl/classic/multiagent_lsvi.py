@@ -17,7 +17,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from marl.classic.checks import check_counts
 from marl.classic.communication import Communication
+from marl.classic.fronts import checked_weights
 from marl.classic.lsvi import Bonus
 from marl.classic.mdp import Array, LinearMultiagentMDP
 from marl.classic.multiagent_loops import Gathered, Indices, Shared, know, plan_joint, run_episodes, start_values
@@ -113,7 +115,9 @@ class MultiagentCoopLSVI:
         self._scalarisations, self._process = (np.random.default_rng(s) for s in sequence.spawn(2))
 
     def fit(self, n_episodes: int) -> Episodes:
-        """Live so many more episodes; in pieces the same as at once."""
+        """Live so many more episodes; in pieces the same as at once. Raises ``UserError`` for less than 0."""
+        if n_episodes < 0:
+            raise UserError(f"n_episodes: expected 0 or more, got {n_episodes}")
         weights = self._scalarisations.dirichlet(np.ones(self.mdp.agents), n_episodes)
         draws = self._process.random((n_episodes, self.mdp.horizon + 1))
         betas = np.array([self._beta(self.episodes + t + 1) for t in range(n_episodes)])
@@ -133,15 +137,23 @@ class MultiagentCoopLSVI:
 
         Returns:
             The joint policy ``[H, S]`` and the upper values ``[G, H + 1, S]``; G is M if isolated, else 1.
+
+        Raises:
+            UserError: other than M weights, or one that is negative or not finite.
         """
-        v = np.asarray(v, np.float64)
+        v = checked_weights(v, self.mdp.agents, axes=1)
         policy, values = plan_joint(self._known, self._shared, v, self._beta(self.episodes + 1), self._weighted)
         return policy, values
 
     def recover(self, weights: Array) -> Array:
-        """``[n, M]``: the exact values of the policies that are greedy for ``weights`` ``[n, M]``, without a bonus."""
-        plans = (plan_joint(self._known, self._shared, v, 0.0, self._weighted) for v in weights)
-        return np.stack([start_values(self._known, policy) for policy, _ in plans])
+        """``[n, M]``: the exact values of the policies that are greedy for ``weights`` ``[n, M]``, without a bonus.
+
+        Raises ``UserError`` for weights of another shape, for none, and for one that is negative or not finite.
+        """
+        known, shared = self._known, self._shared
+        each = checked_weights(weights, self.mdp.agents)
+        plans = (plan_joint(known, shared, v, 0.0, self._weighted) for v in each)
+        return np.stack([start_values(known, policy) for policy, _ in plans])
 
     def _beta(self, episode: int) -> float:
         return float(self.bonus.at(episode, self.statistics.dim, self.mdp.horizon, self.mdp.agents))
@@ -181,7 +193,14 @@ class MultiagentCoopLSVI:
 
 
 def flat_threshold(episodes: int, agents: int, dim: int, budget: float) -> float:
-    """``S = (1 + M T / d)^(1 / C)``, with which the number of rounds does not grow with T (Remark 9); C: ``budget``."""
+    """``S = (1 + M T / d)^(1 / C)``, with which the number of rounds does not grow with T (Remark 9); C: ``budget``.
+
+    Raises ``UserError`` for counts below 1, and for a budget so small that S is no finite number.
+    """
+    check_counts(episodes=episodes, agents=agents, dim=dim)
+    least = math.log(1 + agents * episodes / dim) / 700  # S up to e^700; floats end at e^709
+    if not budget >= least:
+        raise UserError(f"budget: expected {least:.3g} or more, so that the threshold is finite, got {budget}")
     return float((1 + agents * episodes / dim) ** (1 / budget))
 
 
@@ -189,6 +208,7 @@ def rounds_bound(
     episodes: int, agents: int, dim: int, horizon: int, threshold: float, regulariser: float = 1.0
 ) -> float:
     """Lemma 3: at most ``d H log_S(1 + M T / (lambda d)) + H`` synchronisations; T for a threshold of 1 or less."""
+    check_counts(episodes=episodes, agents=agents, dim=dim, horizon=horizon)
     if threshold <= 1:
         return episodes
     return dim * horizon * math.log(1 + agents * episodes / (regulariser * dim), threshold) + horizon

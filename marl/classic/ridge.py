@@ -106,11 +106,23 @@ class RidgeStatistics:
         self.factor()
 
     def rank1_update(self, index: tuple[int, ...], phi: Array, reward: float, next_state: int) -> float:
-        """Add the row ``(phi [d], reward, next_state)`` to one regression; returns the growth of its log det."""
+        """Add the row ``(phi [d], reward, next_state)`` to one regression; returns the growth of its log det.
+
+        Raises ``UserError`` for a row that does not fit, or is not finite.
+        """
+        phi = np.ascontiguousarray(phi, np.float64)
+        if phi.shape != (self.dim,) or not 0 <= next_state < self.states:
+            raise UserError(
+                f"row: phi {list(phi.shape)} and next state {next_state}; "
+                f"expected [{self.dim}] and a state from 0 to {self.states - 1}"
+            )
+        if not (np.isfinite(phi).all() and math.isfinite(reward)):
+            numbers = ", ".join(f"{x:g}" for x in phi)
+            raise UserError(f"row: expected finite numbers, got phi {numbers} and reward {reward:g}")
         growth = float(
             add_row(
                 self.gram[index], self.inverse[index], self.reward_sum[index], self.next_sum[index],
-                phi, reward, next_state,
+                phi, float(reward), next_state,
             )
         )  # fmt: skip
         self.log_det[index] += growth
@@ -124,7 +136,7 @@ class RidgeStatistics:
         """
         before = self.count[index]
         growth = sum(
-            self.rank1_update(index, np.ascontiguousarray(column), float(reward), next_state)
+            self.rank1_update(index, column, float(reward), next_state)
             for column, reward in zip(phi.T, rewards, strict=True)
         )
         self.count[index] = before + 1

@@ -236,7 +236,8 @@ class Atari:
     ) -> VectorEnv:
         game, known = name.removesuffix("-ram"), _roms()
         if game not in known:
-            raise UserError(f"no environment 'atari/{name}'{suggestion(game, known)}")
+            near = suggestion(name, [each + name.removeprefix(game) for each in known])
+            raise UserError(f"no environment 'atari/{name}'{near}")
         check_ranges(options)
         id = f"atari/{name}"
         build = functools.partial(AtariCopy, id=id, rom=known[game], pixels=game == name, options=options)

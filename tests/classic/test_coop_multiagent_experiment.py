@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from examples import classic_pareto
 from marl.classic.experiments import experiment
 from marl.classic.fronts import hypervolume
 from marl.classic.instances import make_linear_multiagent
+from marl.classic.multiagent_lsvi import flat_threshold, rounds_bound
 from marl.classic.planning import convex_coverage_set
 from marl.types import UserError
 
@@ -105,12 +107,33 @@ def test_regret_that_stays_linear_is_worth_a_warning(caplog):
     assert caplog.text.count("\n") == 1
 
 
+def test_the_warning_names_beta_and_does_not_ask_for_more_where_it_is_huge_already(caplog):
+    """With beta = 1000 all values stay at their clips, and more of it would not help."""
+    run(KIND(KIND.Options(episodes=1200, weights=5, beta=1000.0), 0))
+    assert "beta = 1e+03: exploration failed or is not over; try another beta (1 to 4 are useful)" in caplog.text
+    assert "larger beta" not in caplog.text
+
+
+def test_the_pages_bounds_are_those_of_the_defaults():
+    """(10 x 8 + 1) x 6 = 486 with lambda = 1; lambda = .1, the default, adds log(40 001) / log(4001) - 1 = .278."""
+    options, mdp = KIND.Options(), make_linear_multiagent()
+    sizes = options.episodes, mdp.agents, mdp.dim
+    threshold = flat_threshold(*sizes, options.budget)
+    bounds = [rounds_bound(*sizes, mdp.horizon, threshold, regulariser) for regulariser in (1.0, options.regulariser)]
+    page = (Path(__file__).parents[2] / "docs/classic/coop-lsvi-multiagent.md").read_text(encoding="utf-8")
+    assert f"C = `--budget` (Remark 9), {options.budget:g} by default" in page
+    assert f"S = {threshold:.2f}" in page
+    assert f"(d C + 1) H = {bounds[0]:.0f}" in page
+    assert f"{bounds[1]:.0f} for lambda = .1" in page
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"reference": 5.0}, "reference: expected less than the front's lowest, 2.73"),
         ({"episodes": 3}, "episodes: expected 16 or more"),
         ({"weights": 1}, "weights: expected 2 or more"),
+        ({"regulariser": 1e-9}, "regulariser: expected 0.001 or more, got 1e-09"),
         ({"threshold": -1.0}, "threshold: expected 0 or more"),
     ],
 )

@@ -93,12 +93,19 @@ def test_without_thinning_two_of_four_queues_are_taken_for_overloaded_and_that_c
     assert literal.mean > thin.mean * 1.02
 
 
-def test_the_learnt_rules_are_the_shortest_of_k_in_what_they_earn():
-    model = QueueModel.with_load(4, 0.9, 6)
+@pytest.mark.parametrize("model", [QueueModel(4, 0.8, 6), QueueModel.with_load(4, 0.9, 6)])
+def test_the_learnt_rules_are_the_shortest_of_k_in_what_they_earn(model):
     whole = QueueTable(model, 4).solve(1e-7)
     for k in (1, 2, 3, 4):
         learnt = rule_values(whole, QueueTable(model, k).solve(1e-7).rule())
         np.testing.assert_allclose(learnt, rule_values(whole, shortest_of(k)), atol=1e-4)
+
+
+def test_where_full_queues_swallow_jobs_free_the_learnt_rule_is_not_the_shortest_of_k():
+    model = QueueModel(4, 0.8, 6, overflow="paper")
+    whole = QueueTable(model, 4).solve(1e-7)
+    lost = whole.values - rule_values(whole, shortest_of(4))
+    assert lost.max() > 0.4
 
 
 def test_the_chances_of_slots_by_hand():

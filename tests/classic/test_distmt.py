@@ -238,6 +238,7 @@ def test_bad_input_is_one_line():
     refused("^task 1: expected the s_0 of task 0", tasks=[lock, moved])
     refused("^start: expected one fixed", tasks=[LinearMDP(lock.features, lock.theta, lock.mu, np.full(4, 0.25))])
     refused("^agents: expected 1 or more, got 0$", agents=0)
+    refused("^replan_growth: expected 1 .* or more, got 0.5$", replan_growth=0.5)
     refused("^exploration: 'expp' is not a choice; did you mean 'expph'", exploration="expp")
     refused("^rounds: 'papers' is not a choice; did you mean 'paper'", rounds="papers")
     refused("^delta: expected a number between 0 and 1, got 1$", delta=1)

@@ -8,6 +8,7 @@ import pytest
 from marl.classic.experiments import experiment
 from marl.classic.experiments.base import Row, Table
 from marl.classic.experiments.distmt import DistMTExperiment, DistMTOptions
+from marl.config import check_ranges
 from marl.types import UserError
 
 TINY = DistMTOptions(agents=(4, 1), tasks=2, separation=0.9, c_sep=0.8, k1=600, k2=200, delta=0.5)
@@ -119,5 +120,7 @@ def test_options_that_make_no_sense_are_refused():
         DistMTExperiment(DistMTOptions(agents=()), 0)
     with pytest.raises(UserError, match=r"^20 tasks 0.36 apart: the best has value"):
         DistMTExperiment(DistMTOptions(tasks=20), 0)
+    with pytest.raises(UserError, match=r"^epsilon: expected 1e-09 or more, got 1e-200$"):
+        check_ranges(DistMTOptions(epsilon=1e-200))  # its square is 0, and K_2 would divide by it at the run's end
     with pytest.raises(UserError, match=r"^delta: expected a number between 0 and 1"):
         DistMTExperiment(DistMTOptions(delta=0.0), 0)

@@ -10,8 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from marl.classic.fronts import bayes_regret, domination, hypervolume, maximum_utility_loss, non_dominated
+from marl.classic.fronts import (
+    bayes_regret,
+    domination,
+    hypervolume,
+    maximum_utility_loss,
+    non_dominated,
+    utility,
+)
 from marl.types import UserError
+
+ONE = np.ones((1, 2))
 
 
 def point_sets(objectives: int, most: int = 6):
@@ -146,6 +155,16 @@ def test_bayes_regret_of_a_compromise_by_hand():
         (lambda: non_dominated(np.ones((0, 2))), "one row or more"),
         (lambda: domination(np.array([[1.0, np.inf]]), np.ones((1, 2))), "in row 0"),
         (lambda: maximum_utility_loss(np.ones((1, 2)), np.ones((1, 3))), "2 objectives, the front has 3"),
+        (lambda: bayes_regret(ONE, ONE, np.ones((4, 3))), r"weights \[4, 3\]: expected \[n, 2\], one row or more"),
+        (lambda: bayes_regret(ONE, ONE, np.ones(2)), r"weights \[2\]: expected \[n, 2\], one row or more"),
+        (lambda: bayes_regret(ONE, ONE, np.ones((0, 2))), r"weights \[0, 2\]: expected \[n, 2\], one row or more"),
+        (lambda: bayes_regret(ONE, ONE, [[0.5, np.nan]]), "weights: expected finite numbers of 0 or more, got nan"),
+        (lambda: bayes_regret(ONE, ONE, [[-1, 2]]), "weights: expected finite numbers of 0 or more, got -1"),
+        (
+            lambda: bayes_regret(ONE, ONE, [[1, 0], [1]]),
+            r"weights: expected an array of numbers, got \[\[1, 0\], \[1\]\]",
+        ),
+        (lambda: utility(ONE, np.ones((4, 3))), r"weights \[4, 3\]: expected \[n, 2\], one row or more"),
     ],
 )
 def test_bad_input_is_named_in_one_line(call, message):

@@ -99,6 +99,15 @@ def test_to_the_papers_letter_the_best_queue_is_a_full_one():
         assert seen[table.rule().elsewhere[table.index.rank(seen)]] == wanted
 
 
+def test_two_hundred_slots_have_numbers_of_their_own():
+    """Marked 0, others 150 times 0 and 49 times 1 = c; to the paper's letter slot 151, the first full one, is best."""
+    table = QueueTable(QueueModel(200, 0.2, 1, overflow="paper"), 200).solve()
+    others = np.repeat([0, 1], [150, 49])
+    assert table.rule().here[int(table.others.rank(others)), 0] == 151
+    # where the marked one is not among them, of 151 empty and 49 full ones: place 151
+    assert table.rule().elsewhere[int(table.index.rank(np.append(others, 0)))] == 151
+
+
 def test_thinning_keeps_the_load_of_the_whole_system():
     model = QueueModel.with_load(20, 0.9)
     table, literal = QueueTable(model, 2), QueueTable(model, 2, thin=False)
@@ -154,6 +163,10 @@ def test_the_uniform_value_is_the_mean_over_ordered_lengths():
         (lambda: QueueModel.with_load(50, 1.0), "load = 1.0: expected a number above 0, less than 1"),
         (lambda: QueueModel.with_load(50, 0), "load = 0: expected a number above 0, less than 1"),
         (lambda: QueueModel.with_load(2, 0.1), "load = 0.1 of n = 2 queues needs p = 5: expected a load of 0.5 on"),
+        (
+            lambda: QueueModel.with_load(1, 0.9),
+            "load = 0.9 of n = 1 queues needs p = 1.111: expected two queues or more",
+        ),
         (lambda: QueueModel.with_load(0, 0.5), "n = 0: expected 1 or more"),
         (lambda: QueueTable(QueueModel(3), 4), "k = 4 of n = 3 local agents: expected 1 <= k <= n; the nearest is 3"),
         (

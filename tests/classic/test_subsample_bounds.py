@@ -82,6 +82,19 @@ def test_theorem_4_2_is_not_a_theorem_since_two_agents_at_x_are_worth_another_va
     assert np.abs(one - two[:, :, twice]).max() > 0.5
 
 
+def test_the_noise_of_few_resampled_sweeps_counts_what_their_rewards_lack():
+    """Nothing moves, r = 1 + 2, gamma .5: Q* = 6. Q_1 = 2 (eta_1 = 1 / 1.5), of which r_l makes 2 x 2 / 3: 4 away."""
+    system = LocalGlobalSystem(np.ones((1, 1, 1)), np.ones((1, 1, 1)), np.ones((1, 1)), 2 * np.ones((1, 1)), 0.5)
+    table, exact = SubsampleQ(system, 2, "resample").fit(1), SubsampleQ(system, 2).solve(1e-9)
+    assert bellman_noise(table, exact) == pytest.approx(4)
+
+
+def test_a_chance_that_is_none_is_refused():
+    for delta in (0.0, 1.5, np.nan):
+        with pytest.raises(UserError, match="expected a chance above 0, 1 at most"):
+            frequency_bound(5, 40, 10, delta)
+
+
 def test_noise_between_tables_of_different_k_is_refused():
     system = random_system(0)
     with pytest.raises(UserError, match="k = 1 against k = 2"):

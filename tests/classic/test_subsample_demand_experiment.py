@@ -93,8 +93,12 @@ def test_the_findings_sum_the_seeds_up():
     [
         ({"ks": ()}, "expected numbers from 1 on"),
         ({"ks": (1, 60)}, "k = 60 of n = 50 local agents"),
-        ({"ks": (1, 22)}, "the largest k that fits is 7"),
-        ({"ks": (1,), "small": 22}, "the largest k that fits is 7"),
+        (
+            {"ks": (1, 22)},
+            "ks: k = 22 needs .* the largest k that fits is 7; --state lumped and --network-ks go further",
+        ),
+        ({"ks": (1,), "small": 22}, "small: k = 22 needs .* the largest k that fits is 7"),
+        ({"ks": (2,), "crowd": 1}, "k = 2 of n = 1 local agents"),
     ],
 )
 def test_options_that_make_no_sense_are_refused_at_once(options, message):
@@ -114,7 +118,7 @@ def test_the_example_prints_what_a_reader_should_see(capsys):
 
 
 def test_beyond_the_tables_networks_learn_and_go_on_bit_for_bit_from_the_middle_of_one():
-    """Tables for k = 1, networks for k = 3 and 6 of 6 agents; chunks of 100 of 150 steps, so it is saved at step 100."""
+    """A table for k = 1, networks for k = 3 and 6 of 6 agents; chunks of 100 of 150 steps: saved at step 100."""
     options = DemandOptions(**(TINY | {"ks": (1,)}), network_ks=(3, 6), network_steps=150)
     whole = run(SubsampleDemand(options, 0))
     assert [row.x for row in whole if row.series == "network" and row.metric == "discounted"] == [3, 6]
@@ -128,3 +132,16 @@ def test_beyond_the_tables_networks_learn_and_go_on_bit_for_bit_from_the_middle_
 def test_more_agents_for_a_network_than_there_are_is_refused():
     with pytest.raises(UserError, match="k = 7 of n = 6"):
         SubsampleDemand(DemandOptions(**TINY, network_ks=(7,)), 0)
+
+
+def test_samples_are_as_near_to_the_whole_as_theorem_4_3_says():
+    rows = run(SubsampleDemand(DemandOptions(**(TINY | {"agents": 40, "runs": 200})), 0))
+    found = {(row.metric, row.x): row.value for row in rows}
+    for k in (1, 2):
+        assert 0 < found["apart", k] <= found["apart_bound", k]
+
+
+def test_nothing_follows_the_end():
+    done = SubsampleDemand(DemandOptions(**(TINY | {"ks": (1,)})), 0)
+    run(done)
+    assert (done.advance(), done.done) == ([], 1)

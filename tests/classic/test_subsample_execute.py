@@ -70,6 +70,13 @@ def test_the_gap_falls_with_k_to_nothing_at_k_equal_to_n():
     assert found[0] > 1 and found == sorted(found, reverse=True) and abs(found[-1]) < 1e-4
 
 
+def test_the_gap_need_not_fall_at_every_step():
+    system = random_system(12)
+    optimum = SubsampleQ(system, 3).solve(1e-7)
+    found = [gap(SubsampleQ(system, k).solve(1e-7), optimum).worst for k in (1, 2)]
+    assert found == pytest.approx([0.113, 0.202], abs=1e-3)
+
+
 def test_executions_earn_what_the_exact_value_says():
     """Demand response, n = 3, k = 1, from uniform states: the mean of many runs is within 4 standard errors."""
     system, n, steps = demand_response(), 3, 120
@@ -144,11 +151,28 @@ def test_a_million_agents_are_executed_by_a_lumped_table():
     assert played.reward.shape == (4,) and np.isfinite(played.reward).all()
 
 
+def test_states_or_steps_that_there_are_not_and_tables_of_another_k_are_refused():
+    system = random_system(0)
+    table, zero = SubsampleQ(system, 2).fit(1), np.zeros(1, np.int64)
+    with pytest.raises(UserError, match=r"local_states \[1, 3\]: expected \[R, 2\]"):
+        table.act(zero, np.zeros((1, 3), np.int64))
+    for state in (-1, system.local_states):
+        with pytest.raises(UserError, match="expected"):
+            table.act(zero, np.array([[0, state]]))
+    with pytest.raises(UserError, match="steps = -1"):
+        execute(Crowd(system, 3), table, -1)
+    with pytest.raises(UserError, match="values: expected"):
+        table.load_state_dict(SubsampleQ(system, 3).state_dict())
+
+
 def test_sizes_that_make_no_sense_are_refused():
     system = random_system(0)
     with pytest.raises(UserError, match=r"k = 3 of n = 2 local agents: expected 1 <= k <= n; the nearest is 2"):
         execute(Crowd(system, 2), SubsampleQ(system, 3), 1)
     with pytest.raises(UserError, match="k = 2 of n = 1"):
         gap(SubsampleQ(system, 2), SubsampleQ(system, 1))
+    with pytest.raises(UserError, match=r"\[3, 3\] classes: expected the same system and merge, \[2, 2\] classes"):
+        system = random_system(0, twins=True)
+        gap(SubsampleQ(system, 1, merge=False), SubsampleQ(system, 2))
     with pytest.raises(UserError, match="n = 0 agents, 1 runs"):
         Crowd(system, 0)

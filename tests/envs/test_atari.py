@@ -268,7 +268,7 @@ def test_a_lost_life_ends_the_episode_only_where_asked_and_the_game_goes_on() ->
 
 @needs_ale
 def test_an_unknown_game_names_the_nearest() -> None:
-    with pytest.raises(UserError, match="no environment 'atari/RoadRuner-ram'; did you mean 'RoadRunner'"):
+    with pytest.raises(UserError, match="no environment 'atari/RoadRuner-ram'; did you mean 'RoadRunner-ram'"):
         make_env("atari/RoadRuner-ram")
 
 

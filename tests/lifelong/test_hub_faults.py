@@ -90,7 +90,7 @@ def hesitate(hub, seed):
     hub._store._db.set_trace_callback(lambda _: time.sleep(draw.choice([0, 0, 0, 0.001])))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.lists(ROUNDS, min_size=2, max_size=4), st.booleans(), st.integers(0, 2**20))
 def test_agents_at_once_lose_nothing_and_double_nothing(agents, one_hub, seed):
     with tempfile.TemporaryDirectory() as name:
@@ -266,6 +266,7 @@ def test_a_damaged_row_of_the_index_is_forgotten_said_and_learnt_anew(learnt, ca
         assert hub.query(fingerprint(1)) is None and hub.fetch(2, "b") is None
         assert hub.meet(fingerprint(1), "b").task == 4, "a number is never used twice"
     assert_sound(learnt, {0: 1, 1: None, 2: 3})
+    assert len(caplog.messages) == 1, "said once, also when the hub is opened again"
 
 
 def test_a_row_that_is_damaged_while_the_hub_is_open_is_forgotten_as_well(learnt, caplog):

@@ -36,8 +36,8 @@ INSTANCES: Mapping[str, Callable[[], LinearMDP]] = {
 SHORTER = (8, 4, 2)
 """Runs of T / 8, T / 4 and T / 2 episodes, with a threshold of their own, show how the rounds depend on T."""
 
-CHUNKS = 10
-"""Pieces in which a team's run is advanced."""
+PIECE = 500
+"""Episodes that a team plays between two moments at which the run may be stopped."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class LSVIOptions:
     scale: float = option(1.0, "Factor of theory's beta, where beta is none.")
     threshold: float | None = option(None, "S of the trigger; none: threshold_scale T log(M T) / (d M^2).")
     threshold_scale: float = option(0.06, "Factor of the paper's S, where threshold is none.")
-    regulariser: float = option(1.0, "lambda of the ridge regressions.", least=1e-9)
+    regulariser: float = option(1.0, "lambda of the ridge regressions.", least=1e-3)
     replan: float = option(1.2, "Growth of det Lambda after which an agent plans anew; 1: every episode.", least=1)
 
 
@@ -110,7 +110,7 @@ class _LSVIExperiment:
 
     def _measure(self, series: str, team: CooperativeLSVI, length: int) -> list[Row]:
         rows = []
-        end = min(length, team.episodes + math.ceil(length / CHUNKS))
+        end = min(length, team.episodes + PIECE)
         short = " / " in series
         for x in [end] if short else [x for x in grid(length) if team.episodes < x <= end]:
             team.fit(x - team.episodes)

@@ -36,12 +36,12 @@ class MultiagentOptions:
     instance: int = option(0, "Seed of the process, the same for all seeds of the learners.", least=0)
     beta: float | None = option(2.0, "Width of the confidence intervals; none: by theory, times scale.")
     scale: float = option(1.0, "Factor of theory's beta, where beta is none.")
-    regulariser: float = option(0.1, "lambda of the ridge regressions.", least=1e-9)
+    regulariser: float = option(0.1, "lambda of the ridge regressions.", least=1e-3)
     width: Literal["spectral", "weighted"] = option(
         "spectral", "What beta multiplies: (Phi' L^-1 Phi)^1/2 or that of v."
     )
     threshold: float | None = option(None, "S of the trigger; none: (1 + M T / d)^(1 / budget).")
-    budget: float = option(8.0, "C: at most (d C + 1) H rounds, where threshold is none.", least=0.1)
+    budget: float = option(8.0, "C: at most (d C + 1) H rounds if lambda is 1, where threshold is none.", least=0.1)
     weights: int = option(201, "Scalarisations on the simplex for which a policy is recovered.", least=2)
     reference: float = option(0.0, "Reference point of the hypervolume, in each objective; below the exact front.")
 
@@ -168,9 +168,13 @@ class MultiagentExperiment:
         late = (total - third) / (whole / 4)
         lasting = total - third > 0.9 * (second - first) and late > 3e-3 * self._front.max()
         if episodes == whole >= LINEAR_FROM and lasting:
+            learner = self._learners["cooperating"]
+            mdp = learner.mdp
+            beta = learner.bonus.at(episodes, mdp.dim, mdp.horizon, mdp.agents)
             logging.getLogger("marl").warning(
-                f"after {episodes} episodes regret still grows linearly ({late:.3g} an episode): exploration may have "
-                "failed; try a larger beta or a smaller regulariser"
+                f"after {episodes} episodes regret still grows linearly ({late:.3g} an episode) with "
+                f"beta = {beta:.3g}: exploration failed or is not over; try another beta (1 to 4 are useful) or a "
+                "smaller regulariser"
             )
 
     def state_dict(self) -> State:

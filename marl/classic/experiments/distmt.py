@@ -30,7 +30,9 @@ class DistMTOptions:
     agents: tuple[int, ...] = option((1, 2, 4, 8, 16), "Numbers N of agents, each a run of its own.")
     tasks: int = option(8, "M, combination locks that share their features.")
     separation: float = option(0.36, "Between the neighbouring optimal values of the tasks; 0: all tasks look alike.")
-    c_sep: float = option(0.34, "c_sep that the server is told; Assumption 2 holds if it is below the separation.")
+    c_sep: float = option(
+        0.34, "c_sep that the server is told; Assumption 2 holds if it is below the separation.", least=1e-9
+    )
     positions: int = option(3, "Positions of each lock.")
     horizon: int = option(6, "H, steps an episode; more than the positions.")
     slip: float = option(0.04, "Probability that the right action leads back all the same.", most=0.99)
@@ -39,7 +41,7 @@ class DistMTOptions:
     beta_explore: float = option(1.0, "Scale of the bonus in ExpPh.")
     beta_plan: float = option(0.1, "Scale of the bonus in the plan whose value is the task's fingerprint.")
     beta_deploy: float = option(0.1, "Scale of the bonus in the policy that is returned.")
-    epsilon: float = option(0.1, "How far below optimal a returned policy may be.")
+    epsilon: float = option(0.1, "How far below optimal a returned policy may be.", least=1e-9)
     delta: float = option(0.1, "Probability with which T rounds may miss a task.", most=1)
     linkage: Linkage = option("complete", "A fingerprint joins a group if near to all values in it, or to their mean.")
     same_round: SameRound = option("split", "Two agents that solve a task in one round: first one's sums, or both's.")

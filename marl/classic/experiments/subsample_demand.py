@@ -10,18 +10,21 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from marl.classic.experiments.base import Array, Finding, Metric, Row, Table
-from marl.classic.subsample.bounds import bellman_noise, optimality_bound
+from marl.classic.subsample.bounds import bellman_noise, frequencies, frequency_bound, optimality_bound
 from marl.classic.subsample.cells import Cells
 from marl.classic.subsample.demand import consumption_groups, demand_response
 from marl.classic.subsample.evaluate import gap
 from marl.classic.subsample.execute import Crowd, Policy, execute
 from marl.classic.subsample.histogram_dqn import HistogramDQN
-from marl.classic.subsample.system import check_sizes
+from marl.classic.subsample.system import LocalGlobalSystem, check_sizes
 from marl.classic.subsample.table import SubsampleQ
 from marl.config import option
 from marl.types import State, UserError
 
 CHUNK_SECONDS = 0.5
+DELTA = 0.05
+"""The chance with which Theorem 4.3's bound may fail."""
+
 NETWORK_CHUNK = 100
 """Gradient steps between which a run may be stopped."""
 
@@ -61,6 +64,8 @@ class SubsampleDemand:
         "gap": Metric("Figure 1b: worst V* - V^pi among few agents", "reward", "sampled agents k", y_scale="symlog"),
         "mean_gap": Metric("V* - V^pi, uniform start", "reward", "sampled agents k", y_scale="symlog"),
         "bound": Metric("Theorem 3.2's bound on the gap", "reward", "sampled agents k", kind="none"),
+        "apart": Metric("Largest |F_Delta - F_n|, 95 % quantile", "frequency", "sampled agents k", kind="none"),
+        "apart_bound": Metric("Theorem 4.3's bound on it", "frequency", "sampled agents k", kind="none"),
         "noise": Metric("Bellman noise of Assumption 3.1", "reward", "sampled agents k", kind="none"),
         "discounted": Metric("Figure 1c: discounted return among many agents", "reward", "sampled agents k"),
         "sweeps": Metric("Bellman sweeps", "sweeps", "sampled agents k", kind="none"),
@@ -79,20 +84,25 @@ class SubsampleDemand:
         self.tables = max(options.ks)
         self.total = self.tables + len(options.network_ks)
         check_sizes(max(options.ks + options.network_ks), options.agents)
+        if options.crowd is not None:
+            check_sizes(self.tables, options.crowd)
         lumped = options.state == "lumped"
         self.system = demand_response(options.reward)
         self.learnt_on = demand_response(options.reward, lumped=True) if lumped else self.system
         self.view = consumption_groups() if lumped else None
-        Cells(self.learnt_on, max(self.tables, options.small))  # raises where that does not fit
+        for name, k in (("ks", self.tables), ("small", options.small)):
+            if k:
+                _check_fits(name, self.learnt_on, k)
         self.done = 0
         self._seconds = 0.0
-        self._smaller: SubsampleQ | None = None
         self._table = self._new_table(1)
         self._network: HistogramDQN | None = None
         self._optimum: SubsampleQ | None = None
 
     def advance(self) -> Sequence[Row]:
         """Sweeps of the present table, or steps of the present network; once it has learnt, what it is worth."""
+        if self.done == self.total:
+            return []
         if self.done >= self.tables:
             return self._advance_network()
         if not self._learn():
@@ -106,7 +116,7 @@ class SubsampleDemand:
         rows = [Row(series, metric, table.k, value) for metric, value in found.items()]
         if self.done == self.tables:
             return rows + self._crowd()
-        self._smaller, self._table = table, self._new_table(table.k + 1, table)
+        self._table = self._new_table(table.k + 1, table)
         return rows
 
     def state_dict(self) -> State:
@@ -114,16 +124,12 @@ class SubsampleDemand:
             "done": self.done,
             "seconds": self._seconds,
             "table": self._table.state_dict(),
-            "smaller": self._smaller.state_dict() if self._smaller else None,
             "network": self._network.state_dict() if self._network else None,
         }
 
     def load_state_dict(self, state: State) -> None:
         self.done, self._seconds = int(state["done"]), float(state["seconds"])
         k = min(self.done + 1, self.tables)
-        self._smaller = self._new_table(k - 1) if state["smaller"] else None
-        if self._smaller:
-            self._smaller.load_state_dict(state["smaller"])
         self._table = self._new_table(k)
         self._table.load_state_dict(state["table"])
         self._network = None
@@ -174,6 +180,8 @@ class SubsampleDemand:
 
     def _learn(self) -> bool:
         """A sweep or more, for half a second; whether the table is learnt."""
+        if not self.done and not self._table.sweeps:
+            self._new_table(1).fit(1)  # compiles; Figure 1a is not about that
         began, table = time.process_time(), self._table
         while True:
             if self.options.backup == "resample":
@@ -203,7 +211,15 @@ class SubsampleDemand:
     def _play(self, policy: Policy) -> dict[str, float]:
         o = self.options
         crowd = Crowd(self.system, o.agents, o.runs, np.random.SeedSequence([self.seed, 1]))
-        return {"discounted": float(execute(crowd, policy, o.steps, self.view).discounted.mean())}
+        states = self.system.local_states
+        parts, wholes = (
+            frequencies(seen, states) for seen in (crowd.sample(policy.k), crowd.local_state.astype(np.int64))
+        )
+        return {
+            "discounted": float(execute(crowd, policy, o.steps, self.view).discounted.mean()),
+            "apart": float(np.quantile(np.abs(parts - wholes).max(-1), 1 - DELTA)),
+            "apart_bound": frequency_bound(states, o.agents, policy.k, DELTA),
+        }
 
     def _crowd(self) -> list[Row]:
         o = self.options
@@ -221,3 +237,11 @@ class SubsampleDemand:
 
 def _listed(numbers: tuple[int, ...]) -> str:
     return ",".join(map(str, numbers)) or "none"
+
+
+def _check_fits(option_name: str, system: LocalGlobalSystem, k: int) -> None:
+    """Raises ``UserError`` for a table beyond the caps, with the option that asks for it and what there is instead."""
+    try:
+        Cells(system, k)
+    except UserError as error:
+        raise UserError(f"{option_name}: {error}; --state lumped and --network-ks go further") from None

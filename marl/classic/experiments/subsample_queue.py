@@ -75,12 +75,14 @@ class SubsampleQueue:
             "light": QueueModel(o.agents, o.p, o.capacity, overflow=o.overflow),
             "heavy": QueueModel.with_load(o.agents, o.load, o.capacity, overflow=o.overflow),
         }
-        self.few = {
-            "light": QueueModel(max(o.small, 1), o.p, o.small_capacity, overflow=o.overflow),
-            "heavy": QueueModel.with_load(max(o.small, 2), o.load, o.small_capacity, overflow=o.overflow),
-        }
-        QueueTable(self.models["light"], max(o.ks))  # both raise where that does not fit
-        QueueTable(self.few["heavy"], self.few["heavy"].n)
+        QueueTable(self.models["light"], max(o.ks))  # raises where that does not fit, as the other one below
+        self.few: dict[str, QueueModel] = {}
+        if o.small:
+            self.few = {
+                "light": QueueModel(o.small, o.p, o.small_capacity, overflow=o.overflow),
+                "heavy": QueueModel.with_load(o.small, o.load, o.small_capacity, overflow=o.overflow),
+            }
+            QueueTable(self.few["heavy"], o.small)
         self.jobs = [(setting, k) for setting in self.models for k in (0, *o.ks)]  # 0: the rules without learning
         self.total = len(self.jobs)
         self.done = 0
@@ -165,8 +167,8 @@ class SubsampleQueue:
         found |= self._play(setting, table.rule())
         rows = [Row(SERIES, metric, k, value) for metric, value in found.items()]
         rows.append(Row(setting, "behind", k, self._best[setting] - found[f"{setting}_return"]))
-        few, small = self.few[setting], self.options.small
-        if k <= small:
+        if k <= self.options.small:
+            few = self.few[setting]
             if setting not in self._whole:
                 self._whole[setting] = QueueTable(few, few.n).solve(1e-7)
             learnt = QueueTable(few, k, self.options.thin).solve(1e-7)

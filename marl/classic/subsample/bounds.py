@@ -30,18 +30,24 @@ def trivial_bound(system: LocalGlobalSystem) -> float:
 
 
 def bellman_noise(table: SubsampleQ, exact: SubsampleQ) -> float:
-    """``epsilon_{k,m} = ||Q^est - Q_k*||`` (Assumption 3.1), measured: both solved, for the same k and system."""
+    """``epsilon_{k,m} = ||Q^est - Q_k*||`` (Assumption 3.1), measured: both solved, for the same k and system.
+
+    Where ``resample`` is not done, so that the mean of r_l has not its full weight in Q, it is at most this.
+    """
     if table.k != exact.k or table.values.shape != exact.values.shape:
         raise UserError(f"Bellman noise of k = {table.k} against k = {exact.k}: expected the same k and cells")
-    return float(np.abs(table.values - exact.values).max())
+    missing = abs(table.weight - exact.weight) * float(np.abs(table.system.local_reward).max())
+    return float(np.abs(table.values - exact.values).max()) + missing
 
 
 def frequency_bound(local_states: int, n: int, k: int, delta: float) -> float:
     """Theorem 4.3: with probability 1 - delta or more, no state's frequency in Delta is further from that in [n].
 
-    ``sqrt((n - k + 1) / (2 n k) ln(2 L / delta))``.
+    ``sqrt((n - k + 1) / (2 n k) ln(2 L / delta))``; raises ``UserError`` unless 0 < delta <= 1.
     """
     check_sizes(k, n)
+    if not 0 < delta <= 1:
+        raise UserError(f"delta = {delta}: expected a chance above 0, 1 at most")
     return float(np.sqrt((n - k + 1) / (2 * n * k) * np.log(2 * local_states / delta)))
 
 

@@ -29,7 +29,7 @@ def shortest_of(k: int) -> Rule:
     """
     if k < 1:
         raise UserError(f"the shortest of {k} queues: expected 1 or more")
-    return Rule(k, np.empty((0, 0), np.int8), np.empty(0, np.int8), np.empty((0, 0), np.int64))
+    return Rule(k, np.empty((0, 0), np.int32), np.empty(0, np.int32), np.empty((0, 0), np.int64))
 
 
 class Dispatched(NamedTuple):

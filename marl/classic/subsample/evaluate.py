@@ -28,8 +28,17 @@ class Gap(NamedTuple):
 
 
 def subsample_policy(table: SubsampleQ, cells: Cells) -> Array:
-    """``pi(a | s)`` of equation (6), ``[A, cells]``: the share of subsets Delta whose greedy action is a."""
+    """``pi(a | s)`` of equation (6), ``[A, cells]``: the share of subsets Delta whose greedy action is a.
+
+    Raises:
+        UserError: the table looks at more agents than there are, or its states have other classes.
+    """
     check_sizes(table.k, cells.k)
+    if not np.array_equal(table.cells.classes, cells.classes):
+        raise UserError(
+            f"a table of {table.system.name} with {table.cells.count.tolist()} classes: "
+            f"expected the same system and merge, {cells.count.tolist()} classes"
+        )
     greedy = np.eye(table.system.actions)[:, table.policy]
     chances = np.empty((table.system.actions, cells.size))
     for s, index in enumerate(cells.indices):

@@ -111,6 +111,8 @@ def execute(crowd: Crowd, policy: Policy, steps: int, view: Integers | None = No
         view: ``[L]``, the local state that the policy is shown instead of each; None: the true ones.
     """
     check_sizes(policy.k, crowd.n)
+    if steps < 0:
+        raise UserError(f"steps = {steps}: expected 0 or more")
     discounted, rewards = np.zeros(crowd.runs), np.empty(steps + 1)
     for t in range(steps + 1):
         seen = crowd.sample(policy.k)

@@ -27,7 +27,7 @@ from marl.config import suggestion
 from marl.types import State, UserError
 
 Overflow: TypeAlias = Literal["lost", "paper"]
-Slots: TypeAlias = NDArray[np.int8]
+Slots: TypeAlias = NDArray[np.int32]
 
 MAX_STATES = 2_000_000
 """Of a surrogate: k = 5 at c = 30 has 1 437 656."""
@@ -94,15 +94,14 @@ class QueueModel:
         """Queues so slow that they are busy for a share ``load`` of the time: ``p = arrival / (n load)``.
 
         Raises:
-            UserError: load outside (0, 1), or so low that p would be above 1.
+            UserError: load outside (0, 1), or so low that p would be above 1, as any is for one queue and a job a step.
         """
         if not 0 < load < 1:
             raise UserError(f"load = {load}: expected a number above 0, less than 1")
         p = arrival / (n * load) if n > 0 else 1.0
         if p > 1:
-            raise UserError(
-                f"load = {load} of n = {n} queues needs p = {p:.4g}: expected a load of {arrival / n:.4g} on"
-            )
+            nearest = f"a load of {arrival / n:.4g} on" if arrival < n else "two queues or more"
+            raise UserError(f"load = {load} of n = {n} queues needs p = {p:.4g}: expected {nearest}")
         return cls(n, p, c, arrival, gamma, overflow, penalty)
 
     @property
@@ -216,9 +215,9 @@ class QueueTable:
     def rule(self) -> Rule:
         """The greedy policy; of equally good slots the lowest."""
         quiet = self._quiet()
-        elsewhere = np.empty(self.index.size, np.int8)
+        elsewhere = np.empty(self.index.size, np.int32)
         _best_of_unmarked(self.served @ quiet, self.k, self.index.binomials, elsewhere)
-        return Rule(self.k, self._ahead(quiet).argmax(0).astype(np.int8), elsewhere, self.index.binomials)
+        return Rule(self.k, self._ahead(quiet).argmax(0).astype(np.int32), elsewhere, self.index.binomials)
 
     def state_dict(self) -> State:
         return {"values": self.values.copy(), "sweeps": self.sweeps, "error": float(self.error)}

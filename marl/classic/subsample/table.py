@@ -147,7 +147,14 @@ class SubsampleQ:
         return self.values.argmax(0)
 
     def act(self, global_state: Integers, local_states: Integers) -> Integers:
-        """Greedy actions ``[R]`` for global states ``[R]`` and the states of k sampled agents, ``[R, k]``."""
+        """Greedy actions ``[R]`` for global states ``[R]`` and the states of k sampled agents, ``[R, k]``.
+
+        Raises:
+            UserError: another number of agents than k, or a state that there is not.
+        """
+        seen, bound = np.asarray(local_states), self.system.local_states
+        if seen.shape[-1:] != (self.k,) or (seen.size and not 0 <= seen.min() <= seen.max() < bound):
+            raise UserError(f"local_states {list(seen.shape)}: expected [R, {self.k}] numbers from 0 to {bound - 1}")
         return self.values[:, self.cells.locate(global_state, local_states)].argmax(0)
 
     def state_dict(self) -> State:
@@ -155,6 +162,10 @@ class SubsampleQ:
         return {"values": self.values.copy(), "weight": self.weight, "sweeps": self.sweeps, "error": error}
 
     def load_state_dict(self, state: State) -> None:
+        """Of the same system and k; raises ``UserError`` for another size."""
+        if np.shape(state["values"]) != self.values.shape:
+            expected, got = list(self.values.shape), list(np.shape(state["values"]))
+            raise UserError(f"values: expected {expected}, [actions, cells], got {got}")
         self.values = np.array(state["values"], np.float64)
         self.weight, self.sweeps = float(state["weight"]), int(state["sweeps"])
         self.error = np.inf if state["error"] is None else float(state["error"])
