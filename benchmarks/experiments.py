@@ -27,7 +27,8 @@ ROWS = {
     "coop-lsvi-heterogeneous": "coop-lsvi-heterogeneous",
     "coop-lsvi-multiagent": "coop-lsvi-multiagent",
     "distmt-lsvi": "distmt-lsvi",
-    "subsample-demand": "subsample-demand",
+    "subsample-demand": "subsample-demand --backup exact --ks 1,2,3,4,5,6 --network-ks 10,22 --crowd 1000000",
+    "subsample-frozen": "subsample-demand",
     "subsample-queue": "subsample-queue",
 }
 

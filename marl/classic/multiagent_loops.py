@@ -174,7 +174,7 @@ def start_values(known: Known, policy: Indices) -> Array:
 
 @njit(cache=True)
 def synchronise(known: Known, gathered: Gathered, shared: Shared, regulariser: float) -> None:
-    """Lines 21 to 30: all that was gathered becomes shared, in place; inverses and determinants are taken anew, without drift."""
+    """Lines 21 to 30: all that was gathered becomes shared, in place; inverse and determinant are taken anew."""
     groups, horizon, dim, states = shared.next_sum.shape
     for g in range(groups):
         for h in range(horizon):
