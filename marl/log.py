@@ -54,7 +54,9 @@ METRICS: dict[str, Metric] = {
     "eval/win_rate": Metric("fraction of episodes", "Battles won without exploration."),
     "eval/dead_agents": Metric("agents per episode", "Own agents that were dead at the end, mean."),
     "loss/critic": Metric(
-        "squared return", "Error that the critic minimises, batch mean (MAPPO: Huber, of normalised values).", True
+        "squared return",
+        "Error that the critic minimises, batch mean (Huber for DQN and MAPPO, there of normalised values).",
+        True,
     ),
     "loss/actor": Metric("return", "What the actor minimises: the critic's value, negated; or PPO's surrogate.", True),
     "value/q_mean": Metric("discounted return", "The critic's value of the batch, mean over the batch.", True),

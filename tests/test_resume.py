@@ -22,6 +22,10 @@ UNLIKE = ("--seeds", "3", "--sweep", "reciprocity.kappa=0,0.5")
 CYCLE = ("--cycle-train", "40", "--cycle-distil", "20")
 TASKS = {
     "maddpg": ("maddpg", "mpe/simple_spread_v3", "--reciprocity.kappa", "0.5", "--steps", "200"),
+    "dqn": (
+        *("dqn", "mpe/simple_spread_v3", "--env.continuous", "no", "--steps", "200", "--n-step", "3"),
+        *("--duelling", "yes", "--target-interval", "3", "--reciprocity.kappa", "0.5", "--buffer-size", "70"),
+    ),
     "population": (
         *("maddpg", "mpe/simple_spread_v3", "--steps", "200", "--seeds", "3", "--sweep", "reciprocity.kappa=0.2,0.5"),
         *("--reciprocity.adjacency", "gaussian", "--reciprocity.graph", "random", "--copies", "2"),
