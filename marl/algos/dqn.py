@@ -6,8 +6,9 @@ N > 1 this is N independent learners; reciprocity lets them read each other's ta
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -27,6 +28,9 @@ from marl.population import per_member
 from marl.replay import Replay
 from marl.streams import Streams
 from marl.types import Acted, Batch, State, UserError, View
+
+Penalty: TypeAlias = Callable[[Mapping[str, Tensor]], Tensor]
+"""From a stack's parameters by name, ``[P, N, ...]`` each, to one number: a sum over its networks."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,9 @@ class DQN:
         spec: the environment's; its actions must be discrete.
         configs: one per member; they may differ in the settings marked ``sweep``.
         seeds: one per member.
+
+    Attributes:
+        penalties: of the online networks' parameters, added to the loss of every update. Whoever adds one saves it.
     """
 
     Config = DQNConfig
@@ -80,6 +87,7 @@ class DQN:
         self.optimizer = StackedAdam(self.critic, per_member(configs, "lr"), config.max_grad_norm)
         self.explore = Streams(seeds, "explore")
         self.steps = self.updates = 0
+        self.penalties: list[Penalty] = []
         kappas = [c.reciprocity.kappa for c in configs]
         self.reciprocity = make_reciprocity(config.reciprocity, kappas, seeds, spec.n_agents, spec.obs_mask)
 
@@ -103,7 +111,8 @@ class DQN:
         target = self.compute_target(batch)
         q = worth(self.critic, batch.obs, batch.action)
         loss = huber(q - target, self.config.huber_delta)
-        norm = self.optimizer.step(sum_of_means(loss))
+        parameters = dict(self.critic.named_parameters()) if self.penalties else {}
+        norm = self.optimizer.step(sum((penalty(parameters) for penalty in self.penalties), sum_of_means(loss)))
         self.updates += 1
         if self.updates % self.config.target_interval == 0:
             self.target_critic.follow(self.critic, torch.ones_like(self.gamma))

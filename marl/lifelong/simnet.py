@@ -7,21 +7,17 @@ them is the task's fingerprint, and two fingerprints are compared by the distanc
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from marl.algos.dqn import DQN, DQNConfig
 from marl.envs import make_env
-from marl.envs.base import EnvSpec, VectorEnv
 from marl.lifelong.abreast import Abreast
 from marl.loop import interact, random_actions
 from marl.replay import Replay
 from marl.streams import Streams, derive
-from marl.types import Acted, UserError, View
+from marl.types import Acted
 
 FRAMES = 10_000
 COPIES = 8

@@ -13,9 +13,8 @@ from marl.classic.experiments.coop_lsvi import (
     CoopLSVIOptions,
     HeterogeneousExperiment,
     HeterogeneousOptions,
-    exponent,
-    grid,
 )
+from marl.classic.experiments.cooperation import exponent, grid
 from marl.types import UserError
 
 SMALL = {

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from marl.envs.base import Step
 from marl.envs.small import GAMES, Game, SmallOptions
-from marl.envs.small.base import DOWN, FIRE, LEFT, RIGHT, STAY, UP, distinct_cells, free_cell, pick
+from marl.envs.small.base import DOWN, FIRE, LEFT, RIGHT, STAY, UP, free_cell, pick
 from marl.envs.small.catch import CatchBoard
 from marl.envs.small.cross import Cross, CrossBoard
 from marl.envs.small.gates import GatesBoard
@@ -112,14 +112,26 @@ def test_gates_shows_a_full_column_but_for_three_rows() -> None:
     assert {column for _, column in lit(step, 1)} == {5}
 
 
-def test_gather_pays_by_what_lies_there_and_moves_it_to_a_free_cell() -> None:
-    before = GatherBoard(walker=45, things=[44, 10, 20, 46, 60, 70])
-    board, step = played("gather", before, LEFT)
-    assert step.reward.item() == 1 and board.walker == 44
-    assert board.things[0] not in (44, *before.things) and board.things[1:] == before.things[1:]
+def test_gather_pays_for_who_shares_the_cell_after_both_have_moved() -> None:
+    far = [99, 99, 98, 0, 0, 1]
+    # Food at (4, 6) drifts to (4, 5), a thorn at (4, 3) to (4, 4).
+    before = GatherBoard(walker=44, things=[46, *far[1:3], 43, *far[4:]])
     board, step = played("gather", before, RIGHT)
-    assert step.reward.item() == -1 and board.things[3] not in (46, *before.things)
+    assert step.reward.item() == 1 and board.walker == 45
+    assert board.things[0] % 10 == 9 and board.things[1:] == [98, 97, 44, 1, 2]
+    board, step = played("gather", before, STAY)
+    assert step.reward.item() == -1 and board.things[3] % 10 == 0 and board.things[0] == 45
     _, step = played("gather", before, UP)
+    assert step.reward.item() == 0
+    _, step = played("gather", before._replace(things=[45, *far[1:]]), RIGHT)  # they change places
+    assert step.reward.item() == 0
+
+
+def test_gather_brings_back_what_left_the_board_at_its_own_side() -> None:
+    board, step = played("gather", GatherBoard(walker=55, things=[40, 99, 98, 29, 0, 1]), STAY)
+    assert board.things[0] % 10 == 9 and board.things[3] % 10 == 0 and step.reward.item() == 0
+    # (4, 0) - 1 is the number of the cell (3, 9): a walker who stands there meets nobody.
+    _, step = played("gather", GatherBoard(walker=39, things=[40, 99, 98, 29, 0, 1]), STAY)
     assert step.reward.item() == 0
 
 
@@ -217,8 +229,6 @@ def test_every_free_cell_is_as_likely() -> None:
     # Thirds of [0, 1) in turn.
     assert free_cell(free, torch.tensor([0.1, 0.5, 0.9])).tolist() == [7, 50, 99]
     assert pick(torch.tensor([0.0, 0.1999, 0.2, 1 - 2**-24]), 5).tolist() == [0, 0, 1, 4]
-    # The k-th of the cells that are left: 0, then the last of 99, then again the first.
-    assert distinct_cells(torch.tensor([[0.0, 0.995, 0.0]])).tolist() == [[0, 99, 1]]
 
 
 # Plain Python: what each step must pay, and whether it ends the game.
@@ -254,9 +264,11 @@ def gates_by_hand(b: GatesBoard, action: int) -> tuple[int, bool]:
 
 
 def gather_by_hand(b: GatherBoard, action: int) -> tuple[int, bool]:
-    row, column = walked(b.walker, action)
-    thing = b.things.index(row * 10 + column) if row * 10 + column in b.things else None
-    return (0 if thing is None else 1 if thing < 3 else -1), False
+    reward = 0
+    for k, cell in enumerate(b.things):
+        if walked(b.walker, action) == (cell // 10, cell % 10 + (-1 if k < 3 else 1)):
+            reward += 1 if k < 3 else -1
+    return reward, False
 
 
 def paddle_by_hand(b: PaddleBoard, action: int) -> tuple[int, bool]:
@@ -349,8 +361,7 @@ def test_boards_stay_possible_and_pictures_are_bytes(name: str, seed: int) -> No
             assert ((pictures[:, 0] > 0).sum(1) == 1).all()
         b = env.board
         if isinstance(b, GatherBoard):
-            cells = torch.cat([b.walker[:, None], b.things], 1).sort(1).values
-            assert (cells.diff(dim=1) > 0).all() and cells.min() >= 0 and cells.max() < 100
+            assert b.things.min() >= 0 and b.things.max() < 100
         if isinstance(b, SnakeBoard):
             eaten = torch.where(step.done[0, 0], 0, eaten + step.reward[0, 0])
             assert torch.equal((b.life > 0).sum(1), 3 + eaten.long())

@@ -93,7 +93,7 @@ class Experiment(Protocol):
     def __init__(self, options: Any, seed: int) -> None: ...
 
     def advance(self) -> Sequence[Row]:
-        """Do some of the work, a second or less where that can be, and return what was measured."""
+        """Do some of the work, a second or less where that can be, and return what was measured; while done < total."""
 
     def state_dict(self) -> State:
         """Everything that changes: nested dictionaries of NumPy arrays and JSON values (integers of any size)."""

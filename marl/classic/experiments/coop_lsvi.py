@@ -10,7 +10,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from marl.classic.coop_lsvi import CoopLSVI, HeterogeneousCoopLSVI, default_threshold
-from marl.classic.experiments.base import Array, Finding, Metric, Row, Table
+from marl.classic.experiments.base import Finding, Metric, Row, Table
+from marl.classic.experiments.cooperation import communication_findings, grid, regret_findings
 from marl.classic.instances import (
     make_chain,
     make_combination_lock,
@@ -187,20 +188,6 @@ class HeterogeneousExperiment(_LSVIExperiment):
         return [*both, Finding("regret, pooled / cooperating", pooled, "ratio")]
 
 
-def grid(episodes: int) -> list[int]:
-    """Where curves are measured: evenly on a logarithmic axis at first, then evenly on a linear one."""
-    early = np.geomspace(1, episodes, 25)
-    late = np.linspace(0, episodes, 26)[1:]
-    return sorted({round(float(x)) for x in (*early, *late)})
-
-
-def exponent(x: Array, regret: Array) -> Array:
-    """``[n]``: slope of log regret against log episodes, by least squares over the last nine tenths of the run."""
-    late = x >= x[-1] / 10
-    slope: Array = np.polyfit(np.log(x[late]), np.log(np.maximum(regret[:, late], 1e-12)).T, 1)[0]
-    return slope
-
-
 def _triggers(options: LSVIOptions, dim: int) -> dict[str, LogDetTrigger]:
     """Series -> when it synchronises."""
 
@@ -223,24 +210,4 @@ def _settings(options: LSVIOptions) -> dict[str, Any]:
 
 
 def _findings(table: Table, series: Sequence[str]) -> list[Finding]:
-    def last(name: str, metric: str) -> Array:
-        return table[name, metric][1][:, -1]
-
-    def ratio(over: str, under: str, metric: str) -> Array:
-        return last(over, metric) / np.maximum(last(under, metric), 1e-12)
-
-    lengths, rounds = table["cooperating", "rounds_whole"]
-    longer = f"rounds at T = {lengths[-1]:.0f} / rounds at T = {lengths[0]:.0f}"
-    return [
-        *(Finding(f"regret, {name}", last(name, "regret"), "return, mean over agents") for name in series),
-        *(Finding(f"exponent of regret, {name}", exponent(*table[name, "regret"]), "") for name in series),
-        Finding("regret, cooperating / centralised", ratio("cooperating", "centralised", "regret"), "ratio"),
-        Finding("regret, isolated / cooperating", ratio("isolated", "cooperating", "regret"), "ratio"),
-        Finding("rounds, cooperating", last("cooperating", "rounds"), "rounds"),
-        Finding("rounds, cooperating / centralised", 100 * ratio("cooperating", "centralised", "rounds"), "%"),
-        Finding(longer, rounds[:, -1] / np.maximum(rounds[:, 0], 1e-12), "ratio"),
-        Finding("sent and received, cooperating", last("cooperating", "bytes") / 1e6, "MB"),
-        Finding(
-            "sent and received, cooperating / centralised", 100 * ratio("cooperating", "centralised", "bytes"), "%"
-        ),
-    ]
+    return [*regret_findings(table, series, "return, mean over agents"), *communication_findings(table, "MB", 1e6)]

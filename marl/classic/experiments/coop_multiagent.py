@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from marl.classic.experiments.base import Array, Finding, Metric, Row, Table
-from marl.classic.experiments.coop_lsvi import exponent, grid
+from marl.classic.experiments.base import Finding, Metric, Row, Table
+from marl.classic.experiments.cooperation import communication_findings, grid, last, regret_findings
 from marl.classic.fronts import bayes_regret, domination, hypervolume, maximum_utility_loss
 from marl.classic.instances import make_linear_multiagent
 from marl.classic.lsvi import LINEAR_FROM, Bonus
@@ -196,28 +196,11 @@ class MultiagentExperiment:
 
     @staticmethod
     def findings(table: Table, options: MultiagentOptions) -> Sequence[Finding]:
-        def last(series: str, metric: str) -> Array:
-            return table[series, metric][1][:, -1]
-
-        def ratio(over: str, under: str, metric: str) -> Array:
-            return last(over, metric) / np.maximum(last(under, metric), 1e-12)
-
-        lengths, rounds = table["cooperating", "rounds_whole"]
-        longer = f"rounds at T = {lengths[-1]:.0f} / rounds at T = {lengths[0]:.0f}"
         return [
-            *(Finding(f"regret, {name}", last(name, "regret"), "return") for name in SERIES),
-            *(Finding(f"exponent of regret, {name}", exponent(*table[name, "regret"]), "") for name in SERIES),
-            Finding("regret, cooperating / centralised", ratio("cooperating", "centralised", "regret"), "ratio"),
-            Finding("regret, isolated / cooperating", ratio("isolated", "cooperating", "regret"), "ratio"),
-            *(Finding(f"hypervolume, {name}", 100 * last(name, "hypervolume"), "% of the exact") for name in SERIES),
-            *(Finding(f"maximum utility loss, {name}", last(name, "utility_loss"), "return") for name in SERIES),
-            *(Finding(f"Bayes regret, {name}", last(name, "bayes_regret"), "return") for name in SERIES),
-            Finding("dominated by the exact front, cooperating", last("cooperating", "domination"), "return"),
-            Finding("rounds, cooperating", last("cooperating", "rounds"), "rounds"),
-            Finding("rounds, cooperating / centralised", 100 * ratio("cooperating", "centralised", "rounds"), "%"),
-            Finding(longer, rounds[:, -1] / np.maximum(rounds[:, 0], 1e-12), "ratio"),
-            Finding("sent and received, cooperating", last("cooperating", "bytes") / 1e3, "kB"),
-            Finding(
-                "sent and received, cooperating / centralised", 100 * ratio("cooperating", "centralised", "bytes"), "%"
-            ),
+            *regret_findings(table, SERIES, "return"),
+            *(Finding(f"hypervolume, {x}", 100 * last(table, x, "hypervolume"), "% of the exact") for x in SERIES),
+            *(Finding(f"maximum utility loss, {x}", last(table, x, "utility_loss"), "return") for x in SERIES),
+            *(Finding(f"Bayes regret, {x}", last(table, x, "bayes_regret"), "return") for x in SERIES),
+            Finding("dominated by the exact front, cooperating", last(table, "cooperating", "domination"), "return"),
+            *communication_findings(table, "kB", 1e3),
         ]

@@ -182,18 +182,6 @@ def free_cell(free: Tensor, random: Tensor) -> Tensor:
     return (count <= pick(random, count[:, -1])[:, None]).sum(1)
 
 
-def distinct_cells(random: Tensor, taken: Tensor | None = None) -> Tensor:
-    """``[K, m]``: m different cells, none of them ``taken [K, t]``, each choice as likely, by ``random [K, m]``."""
-    free = torch.ones(len(random), CELLS, dtype=torch.bool)
-    if taken is not None:
-        free.scatter_(1, taken, False)
-    cells = []
-    for each in random.unbind(1):
-        cells.append(free_cell(free, each))
-        free.scatter_(1, cells[-1][:, None], False)
-    return torch.stack(cells, 1)
-
-
 def picture(*points: Tensor) -> Tensor:
     """``[K, CHANNELS * CELLS]`` float32 of 0 and 255.
 
