@@ -123,7 +123,7 @@ class EWC:
         return {str(task): anchor._asdict() for task, anchor in self.anchors.items()}
 
     def load_state_dict(self, state: State) -> None:
-        self.anchors = {int(task): _anchor(state[task]) for task in sorted(state, key=int)}
+        self.anchors = {int(task): _anchor(saved) for task, saved in state.items()}
         self._parabola = _Parabola(self.anchors)
 
 
@@ -137,7 +137,7 @@ class _Parabola:
         self.mass: Weights = {}
         self.centre: Weights = {}
         self.rest: Tensor | float = 0.0
-        for task in sorted(anchors):  # so that a loaded one is the same to the bit
+        for task in sorted(anchors):  # the same to the bit in whatever order they came
             for name, at in anchors[task].weights.items():
                 more = anchors[task].fisher[name]
                 mass = self.mass.get(name, torch.zeros_like(at)) + more

