@@ -49,7 +49,7 @@ $(VENV)/installed: $(PACKAGE)
 	touch $@
 
 $(VENV)/installed-test: $(VENV)/installed
-	$(PIP) install -c constraints.txt -e '.[test,smax,mamujoco]'
+	$(PIP) install -c constraints.txt -e '.[test,smax,mamujoco,atari]'
 	touch $@
 
 $(VENV)/installed-%: $(VENV)/installed

@@ -124,5 +124,12 @@ class Film:
         with warnings.catch_warnings():
             # JAX warns of every new process; a new program (ffmpeg) takes none of its locks along.
             warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called", category=RuntimeWarning)
-            iio.imwrite(path, pictures[:, :height, :width], fps=frames_per_second, codec="libx264", plugin="FFMPEG")
+            iio.imwrite(
+                path,
+                pictures[:, :height, :width],
+                fps=frames_per_second,
+                codec="libx264",
+                plugin="FFMPEG",
+                macro_block_size=2,
+            )
         return path

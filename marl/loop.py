@@ -142,7 +142,7 @@ class Training:
         acted, step = transition.acted, transition.step
         require_finite(step.reward, "reward", self.steps, self.env.spec.agents)
         require_finite(step.next_obs, "observation", self.steps, self.env.spec.agents)
-        self.buffer.add(*transition)
+        self.buffer.add(transition.view, acted, self.env.spec.taught(step))
         self.returns.add(step)
         self.steps += self.env.copies
         self.view = following(acted, step)

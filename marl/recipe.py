@@ -12,7 +12,7 @@ from marl import config as cfg
 from marl import population, registry
 from marl.algos.common import Learner
 from marl.config import LoopConfig
-from marl.envs import all_options, make_env
+from marl.envs import all_options, evaluation_options, make_env
 from marl.envs.base import EnvSpec, VectorEnv
 from marl.streams import derive
 from marl.types import UserError
@@ -40,8 +40,9 @@ class Recipe:
     def make_env(self, copies: int, workers: int = 0, purpose: str = "train") -> VectorEnv:
         """The environment with random streams of its own for each purpose."""
         seeds = [derive(seed, purpose) for seed in self.seeds]
+        options = evaluation_options(self.environment, self.env) if purpose == "eval" else self.env
         return make_env(
-            self.environment, seeds=seeds, copies=copies, agents=self.loop.agents, workers=workers, options=self.env
+            self.environment, seeds=seeds, copies=copies, agents=self.loop.agents, workers=workers, options=options
         )
 
     def make_learner(self, spec: EnvSpec) -> Learner:

@@ -26,7 +26,10 @@ WRONG_WORDS = [
     (["trian"], "no command 'trian'; did you mean 'train'?"),
     (["train", "madpg", "probe/team"], "no algorithm 'madpg'; did you mean 'maddpg'?"),
     (["train", "maddpg", "mp/simple_spread_v3"], "no environment family 'mp'; did you mean 'mpe'?"),
-    (["train", "maddpg", "simple_spread_v3"], "choose from gym, mamujoco, mpe, mujoco, pettingzoo, probe, smac, smax"),
+    (
+        ["train", "maddpg", "simple_spread_v3"],
+        "choose from atari, gym, mamujoco, mpe, mujoco, pettingzoo, probe, smac, small, smax",
+    ),
     (["train", "maddpg", "mpe/simple_spred_v3"], "did you mean 'simple_spread_v3'?"),
     (["train", "td3", "mujoco/Hoper-v5"], "did you mean 'Hopper-v5'?"),
     (["train", "maddpg", "gym/CartPol-v1"], "did you mean 'CartPole-v1'?"),

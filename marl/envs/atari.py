@@ -218,6 +218,7 @@ def _console(id: str, rom: str) -> Any:
     ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
     ale = ale_py.ALEInterface()
     ale.setFloat("repeat_action_probability", 0.0)
+    ale.setInt("random_seed", 0)  # nothing draws from it, but its default is the time of day
     ale.loadROM(path)
     return ale
 

@@ -1,4 +1,4 @@
-"""Environments of equal spaces side by side, so that one stacked population can learn a different task in each member."""
+"""Environments of equal spaces side by side: members of one stacked population can then learn different tasks."""
 
 from __future__ import annotations
 
@@ -11,9 +11,6 @@ from torch import Tensor
 
 from marl.envs.base import EnvSpec, Step, VectorEnv
 from marl.types import State, UserError
-
-_NAMES = {"id": "", "rules": "", "max_steps": None}
-"""What environments side by side may differ in."""
 
 
 class Abreast(VectorEnv):
@@ -35,12 +32,16 @@ class Abreast(VectorEnv):
                     raise UserError(
                         f"{name} of {part.spec.id} is {got}, that of {first.spec.id} {wanted}: tasks need equal ones"
                     )
-        self.spec = first.spec if len(self.parts) == 1 else dataclasses.replace(
-            first.spec,
-            id=" ".join(part.spec.id for part in self.parts),
-            rules="",
-            max_steps=None,
-            exact_state=all(part.spec.exact_state for part in self.parts),
+        self.spec = (
+            first.spec
+            if len(self.parts) == 1
+            else dataclasses.replace(
+                first.spec,
+                id=" ".join(part.spec.id for part in self.parts),
+                rules="",
+                max_steps=None,
+                exact_state=all(part.spec.exact_state for part in self.parts),
+            )
         )
         self.copies = first.copies
         self.members = sum(part.members for part in self.parts)
@@ -84,8 +85,9 @@ class Abreast(VectorEnv):
 
 
 def _comparable(spec: EnvSpec, copies: int) -> dict[str, object]:
-    """What must be equal."""
-    return {**dataclasses.asdict(dataclasses.replace(spec, **_NAMES, exact_state=True)), "copies": copies}
+    """What must be equal: all but names, time limits, and whether states can be saved."""
+    values = dataclasses.asdict(spec) | {"copies": copies}
+    return {name: x for name, x in values.items() if name not in ("id", "rules", "max_steps", "exact_state")}
 
 
 def _join(parts: Sequence[Tensor | None]) -> Tensor | None:

@@ -1,0 +1,72 @@
+"""Replays as bundles of tensors: one member's for the hub, whole ones for a checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from marl.algos.dqn import DQNConfig
+from marl.envs.base import EnvSpec
+from marl.replay import Replay
+from marl.types import Batch, State
+
+_HEAD, _FINAL = "head_", "final_"
+
+
+def extract(replay: Replay, member: int) -> dict[str, Tensor]:
+    """All that a replay holds of one member, in the order of time: ``[T, 1, E, ...]``, what was seen stored once.
+
+    ``head_obs`` is what was seen after the last step, ``final_obs`` what at episodes' ends.
+    """
+    slots = replay.read(_oldest(replay), replay.written)
+    whose = slots["ended"].nonzero()[:, 1]
+    part = slice(member, member + 1)
+    result = {
+        name: (x[whose == member] if name.startswith(_FINAL) else x[:, part]).contiguous() for name, x in slots.items()
+    }
+    now = replay.written % replay.ring
+    return result | {_HEAD + name: ring[now, part].clone() for name, ring in replay.seen.items()}
+
+
+def restored(bundle: Mapping[str, Tensor], config: DQNConfig, spec: EnvSpec, seed: int) -> Replay:
+    """A replay of one member that holds what ``extract`` took, to be sampled from a stream of its own."""
+    slots, _, copies = bundle["reward"].shape[:3]
+    config = dataclasses.replace(config, buffer_size=slots * copies)
+    replay = Replay.of(config, spec, copies, [seed], 0)
+    head = {name: bundle[_HEAD + name] for name in replay.seen}
+    replay.load_state_dict({"written": slots, "head": head, "sampler": replay.sampler.state_dict()})
+    replay.restore([(0, dict(bundle))])
+    return replay
+
+
+def save_replay(replay: Replay) -> State:
+    """Everything in it, as one state."""
+    start = _oldest(replay)
+    return {"state": replay.state_dict(), "start": start, "slots": replay.read(start, replay.written)}
+
+
+def load_replay(replay: Replay, state: State) -> None:
+    """The inverse of ``save_replay``, into a new replay of the same kind."""
+    replay.load_state_dict(state["state"])
+    replay.restore([(state["start"], state["slots"])])
+
+
+def in_order(batches: Sequence[Batch], order: Sequence[int]) -> Batch:
+    """Several replays' batches as one: row k of all their members together is agent ``order[k]``'s."""
+    place = torch.tensor(order).argsort()
+    if len(batches) == 1 and place.tolist() == list(range(len(place))):
+        return batches[0]
+    fields = (_joined(parts) for parts in zip(*batches, strict=True))
+    return Batch(*(x if x is None else x[place] for x in fields))  # type: ignore[arg-type]
+
+
+def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+    there = [part for part in parts if part is not None]
+    return torch.cat(there) if there else None
+
+
+def _oldest(replay: Replay) -> int:
+    return max(replay.written - replay.capacity, 0)

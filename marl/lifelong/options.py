@@ -1,0 +1,41 @@
+"""Settings of lifelong agents."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from marl.algos.dqn import DQNConfig
+from marl.config import option
+from marl.lifelong.ewc import Mode
+from marl.lifelong.sequence import Draws
+from marl.lifelong.simnet import FRAMES
+
+SMALL_DQN = DQNConfig(hidden=(128,), lr=1e-3, epsilon_decay=4_000.0, warmup=1_000, batch_size=64, buffer_size=20_000)
+"""Learns a small game in 20 000 steps well enough to tell who has learnt it."""
+
+
+@dataclass(frozen=True)
+class LifelongOptions:
+    """Settings of ``marl lifelong``; the defaults are made for small games. ``docs/lifelong/index.md`` has Atari's."""
+
+    tasks: tuple[str, ...] = option(
+        ("small/catch", "small/gather", "small/shoot"), "Environments with equal spaces and one agent, by their ids."
+    )
+    agents: int = option(3, "N, lifelong agents that learn at the same time.")
+    isolated: bool = option(False, "Agents without a hub: each learns all by itself.")
+    rounds: int | None = option(None, "Tasks that each agent is given, one after the other; none: as many as there are.")
+    draws: Draws = option("permutation", "Each agent's tasks: every one once, in an order of its own; or any, each time.")
+    frames: int = option(20_000, "Frames of the game for which an agent plays a task that it has to learn.")
+    copies: int = option(8, "Copies of its task that an agent plays at once.")
+    identify: Literal["simnet", "told"] = option("simnet", "How an agent knows its task: by a SimNet, or it is told.")
+    identify_steps: int = option(FRAMES, "Environment steps that a SimNet plays to know a task.")
+    threshold: float | None = option(None, "Distance up to which a task is recognised; none: SimNet's own.")
+    ewc: float = option(100.0, "Strength of the penalty against forgetting; 0: none.")
+    ewc_mode: Mode = option("separate", "Anchors: one for each past task, one running one, or the last task's only.")
+    ewc_samples: int = option(256, "Transitions from which it is estimated how much a weight matters.")
+    without_ewc: bool = option(False, "Run everybody once more without that penalty, to compare.")
+    evals: int = option(5, "Evaluations of an agent on its task while it learns it, the last one in the end.")
+    eval_episodes: int = option(16, "Episodes of one evaluation on one task, per agent.")
+    hub_bytes: int | None = option(None, "What all replays in the hub together may take on disk; none: no limit.")
+    dqn: DQNConfig = option(SMALL_DQN, "The learner.")

@@ -1,0 +1,150 @@
+"""One round: every agent has a task, and plays it or replays what another agent lived through."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from marl.algos.common import Metrics
+from marl.algos.dqn import DQN, DQNConfig
+from marl.envs import make_env
+from marl.envs.base import EnvSpec
+from marl.lifelong.abreast import Abreast
+from marl.lifelong.experience import extract, in_order, load_replay, restored, save_replay
+from marl.loop import random_actions, require_finite
+from marl.replay import Replay
+from marl.streams import Streams, derive
+from marl.types import Acted, Batch, Schedule, State, View
+
+
+class Round:
+    """The agents are the members of one stacked learner, and all are updated at once, whoever plays.
+
+    Args:
+        tasks: each agent's, by id.
+        seeds: each agent's for this round.
+        numbers: what each agent calls its task: the hub's number.
+        borrowed: by agent, the bundle (see ``experience.extract``) that it replays; the others play.
+        spec: of the tasks.
+        config: of the learner.
+        copies: E, copies of its task that an agent plays at once.
+        steps: for how many environment steps.
+
+    Attributes:
+        players: who plays, in ascending order.
+        done: environment steps up to now, of each agent that plays.
+        updates: of each network up to now.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[str],
+        seeds: Sequence[int],
+        numbers: Sequence[int],
+        borrowed: Mapping[int, Mapping[str, Tensor]],
+        spec: EnvSpec,
+        config: DQNConfig,
+        copies: int,
+        steps: int,
+    ) -> None:
+        self.tasks, self.numbers, self.spec, self.copies = list(tasks), list(numbers), spec, copies
+        self.players = [i for i in range(len(tasks)) if i not in borrowed]
+        self.borrowed = {i: restored(bundle, config, spec, seeds[i]) for i, bundle in borrowed.items()}
+        own = [seeds[i] for i in self.players]
+        self.warmup = Streams(own, "warmup")
+        self.schedule, self.batch_size = Schedule(config.warmup, config.update_every), config.batch_size
+        self.env: Abreast | None = None
+        if self.players:
+            parts = zip([tasks[i] for i in self.players], own, strict=True)
+            self.env = Abreast([make_env(task, seeds=[derive(seed, "play")], copies=copies) for task, seed in parts])
+            config = dataclasses.replace(config, buffer_size=min(config.buffer_size, steps))
+            self.replay = Replay.of(config, spec, copies, own, 0)
+            self.view = self.env.start()
+        self.done = self.updates = 0
+
+    def advance(self, learner: DQN) -> Metrics:
+        """One step of every copy, and the updates that are due; what the last of them says, empty without any.
+
+        Raises:
+            UserError: a reward or a gradient is not finite.
+        """
+        metrics: Metrics = {}
+        if self.env is not None:
+            self._play(self.env, learner)
+        self.done += self.copies
+        while self.updates < self.schedule.due(self.done):
+            metrics = learner.update(self.draw(self.batch_size))
+            self.updates += 1
+            require_finite(metrics["grad/critic_norm"], "gradient", self.done, self.spec.agents)
+        return metrics
+
+    def draw(self, size: int) -> Batch:
+        """``size`` transitions of its task for each agent, ``[N, 1, size, ...]``."""
+        batches = [self.replay.sample(size)] if self.players else []
+        batches += [replay.sample(size) for replay in self.borrowed.values()]
+        return in_order(batches, [*self.players, *self.borrowed])
+
+    def experience(self, agent: int) -> dict[str, Tensor]:
+        """What an agent that plays lived through, to be shared."""
+        return extract(self.replay, self.players.index(agent))
+
+    def close(self) -> None:
+        if self.env is not None:
+            self.env.close()
+
+    def _play(self, env: Abreast, learner: DQN) -> None:
+        view = self.view
+        if self.done < self.schedule.warmup:
+            action = random_actions(self.warmup, self.spec, self.copies, view.avail)
+        else:
+            action = learner.act(self._for_all(view), explore=True).action[self.players]
+        step = env.step(action)
+        require_finite(step.reward, "reward", self.done, self.spec.agents)
+        self.replay.add(view, Acted(action), self.spec.taught(step))
+        self.view = step.view
+
+    def _for_all(self, view: View) -> View:
+        """What those who play see, as rows of the whole team; the others see nothing."""
+        return View(self._spread(view.obs, 0.0), None if view.avail is None else self._spread(view.avail, True))
+
+    def _spread(self, x: Tensor, other: float | bool) -> Tensor:
+        if len(self.players) == len(self.tasks):
+            return x
+        whole = torch.full((len(self.tasks), *x.shape[1:]), other, dtype=x.dtype)
+        whole[self.players] = x
+        return whole
+
+    def state_dict(self) -> State:
+        lent = {
+            str(i): {"bundle": extract(replay, 0), "sampler": replay.sampler.state_dict()}
+            for i, replay in self.borrowed.items()
+        }
+        state: State = {"numbers": self.numbers, "borrowed": lent, "done": self.done, "updates": self.updates}
+        if self.env is not None:
+            seen = {name: x.clone() for name, x in self.view._asdict().items() if x is not None}
+            state["playing"] = {
+                "env": self.env.state_dict(),
+                "replay": save_replay(self.replay),
+                "view": seen,
+                "warmup": self.warmup.state_dict(),
+            }
+        return state
+
+    def load_state_dict(self, state: State) -> None:
+        """Go on from there, in a round made with the same arguments; where an environment cannot, in new episodes."""
+        for i, replay in self.borrowed.items():
+            replay.sampler.load_state_dict(state["borrowed"][str(i)]["sampler"])
+        self.done, self.updates = state["done"], state["updates"]
+        if self.env is None:
+            return
+        playing = state["playing"]
+        self.env.load_state_dict(playing["env"])
+        load_replay(self.replay, playing["replay"])
+        self.warmup.load_state_dict(playing["warmup"])
+        self.view = View(**playing["view"])
+        if not self.env.spec.exact_state:
+            self.view = self.env.start()
+            self.replay.interrupt()
