@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from marl import config as cfg
-from marl.classic.experiments import EXPERIMENTS, experiment
+from marl.classic.experiments import ELSEWHERE, EXPERIMENTS, experiment
 from marl.classic.figure import draw
 from marl.classic.results import RESULTS, TENSORBOARD, merge, read_results, summarise
 from marl.classic.runner import run
@@ -37,6 +37,16 @@ Run an experiment with a tabular or linear method, once for each seed, and draw 
 and tensorboard/. Stop it at any time; `marl resume FOLDER` goes on, to the same numbers.
 """
 
+LIFELONG_HELP = """\
+Agents that learn one task after another, are not told which, and share what they learn through a hub.
+
+  marl lifelong small/catch,small/gather,small/shoot --agents 3 --seeds 0 1 2
+  marl lifelong small/catch,small/gather --agents 3 --isolated
+
+The isolated agent runs too, as the measure of the others. The folder gets results.csv, findings.csv, lifelong.png and
+tensorboard/. Stop it at any time; `marl resume FOLDER` goes on, to the same numbers.
+"""
+
 
 def classic(arguments: Sequence[str]) -> None:
     """The command ``marl classic``."""
@@ -44,11 +54,33 @@ def classic(arguments: Sequence[str]) -> None:
         _without_name(arguments)
         return
     name = arguments[0]
+    if name in ELSEWHERE:
+        raise UserError(f"{name} has a command of its own: marl {name} --help")
     kind = experiment(name)
-    parser = _parser([("NAME", "experiment, for example coop-lsvi")], f"{name}: {EXPERIMENTS[name].about}.")
+    parser = _parser("classic", [("NAME", "experiment, for example coop-lsvi")], f"{name}: {EXPERIMENTS[name].about}.")
     parser.usage = f"marl classic {name} [options]"
     add_settings(parser, name, kind.Options, {})
     given = vars(parser.parse(arguments))
+    _start("classic", name, given, arguments)
+
+
+def lifelong(arguments: Sequence[str]) -> None:
+    """The command ``marl lifelong``."""
+    parser = _parser("lifelong", [("TASKS", "environments with equal spaces, commas between them")], LIFELONG_HELP)
+    add_settings(parser, "lifelong agents", experiment("lifelong").Options, {}, without=["tasks"])
+    if {"-h", "--help"} & {*arguments}:
+        parser.print_help()
+        return
+    if not arguments or arguments[0].startswith("-"):
+        raise UserError("expected: marl lifelong TASKS --agents N [options]")
+    given = vars(parser.parse(["--isolated=yes" if word == "--isolated" else word for word in arguments]))
+    given["tasks"] = tuple(word for word in given["tasks"].split(",") if word)
+    _start("lifelong", "lifelong", given | {"name": None}, arguments)
+
+
+def _start(command: str, name: str, given: dict[str, Any], arguments: Sequence[str]) -> None:
+    """Make the folder of the experiment that the command line asks for, and run it."""
+    kind = experiment(name)
     folder, seeds, workers = (given.pop(word) for word in ("run", "seeds", "workers"))
     as_json, quiet, _ = (given.pop(word) for word in ("json", "quiet", "name"))
     options = kind.Options()
@@ -60,7 +92,10 @@ def classic(arguments: Sequence[str]) -> None:
         kind(options, seeds[0])  # raises for options that make no sense together
 
     made_from = {"format": FORMAT, "experiment": name, "options": cfg.to_json(options), "seeds": seeds}
-    folder = _make(folder, made_from | {"command": shlex.join(["marl", "classic", *arguments])})
+    folder = new_run(command, name, folder)
+    with lock(folder):
+        call = shlex.join(["marl", command, *arguments])
+        write_config(folder, made_from | {"command": call, "versions": versions()})
     resume(folder, workers, not quiet, as_json)
 
 
@@ -95,16 +130,8 @@ def resume(folder: Path, workers: int | None, progress: bool, as_json: bool) -> 
     print(f"run: {folder}")
 
 
-def _make(folder: Path | None, config: dict[str, Any]) -> Path:
-    """The folder of a new run, of which nothing is done yet."""
-    folder = new_run("classic", config["experiment"], folder)
-    with lock(folder):
-        write_config(folder, config | {"versions": versions()})
-    return folder
-
-
 def _without_name(arguments: Sequence[str]) -> None:
-    parser = _parser([("NAME", "experiment, a name of --list")], HELP)
+    parser = _parser("classic", [("NAME", "experiment, a name of --list")], HELP)
     parser.add_argument("--list", action="store_true", help="The experiments that there are.")
     if {"-h", "--help"} & {*arguments}:
         parser.print_help()
@@ -120,10 +147,11 @@ def _without_name(arguments: Sequence[str]) -> None:
         print(f"{name}: {text}")
 
 
-def _parser(positional: Sequence[tuple[str, str]], text: str) -> Parser:
+def _parser(command: str, positional: Sequence[tuple[str, str]], text: str) -> Parser:
     """The options that every experiment has."""
-    parser = make_parser("classic", text, positional)
-    parser.add_argument("--run", type=Path, metavar="FOLDER", help="Folder to make. Default: runs/classic-NAME-TIME.")
+    parser = make_parser(command, text, positional)
+    where = f"runs/{command}-NAME-TIME" if command == "classic" else f"runs/{command}-TIME"
+    parser.add_argument("--run", type=Path, metavar="FOLDER", help=f"Folder to make. Default: {where}.")
     parser.add_argument(
         "--seeds",
         type=reader("seeds", int),

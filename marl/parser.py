@@ -53,10 +53,15 @@ def make_parser(command: str, description: str, positional: Sequence[tuple[str, 
     return parser
 
 
-def add_settings(parser: Parser, title: str, config: type, values: Mapping[str, Any], prefix: str = "") -> None:
-    """One option for each leaf of a configuration class, in a group of the help page; ``values`` are other defaults."""
+def add_settings(
+    parser: Parser, title: str, config: type, values: Mapping[str, Any], prefix: str = "", without: Sequence[str] = ()
+) -> None:
+    """One option for each leaf of a configuration class, but for those in ``without``, in a group of the help page;
+    ``values`` are other defaults."""
     group = parser.add_argument_group(title)
     for setting in cfg.settings(config):
+        if setting.name in without:
+            continue
         name = prefix + setting.name
         default = values.get(setting.name, setting.default)
         default = ",".join(map(str, default)) if isinstance(default, tuple) else default

@@ -40,9 +40,9 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ),
     ("marl.loop", "marl.evaluation"),
     ("marl.recipe", "marl.presets"),
-    ("marl.lifelong",),
     ("marl", "marl.api"),
     ("marl.classic",),
+    ("marl.lifelong",),
     ("marl.parser",),
     ("marl.cli", "marl.classic_cli", "marl.__main__"),
 )

@@ -21,7 +21,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from marl.classic.experiments.base import Experiment
+from marl.classic.experiments.base import Experiment, Housed
 from marl.classic.results import SEEDS, SeedLog
 from marl.classic.storage import load_state, save_state
 from marl.runfolder import explain_disk_errors
@@ -232,6 +232,8 @@ def run_seed(
         Whether it reached its end; False where it was asked to stop, and saved.
     """
     path = folder / SEEDS / f"{seed}.npz"
+    if isinstance(experiment, Housed):
+        experiment.house(folder / SEEDS / str(seed))
     log = _go_on(experiment, seed, folder, path)
 
     def save() -> None:

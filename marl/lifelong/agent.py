@@ -32,6 +32,9 @@ from marl.types import State, UserError
 CHUNK = 50
 """Steps of all copies in one ``advance``."""
 
+THRESHOLD = 0.6
+"""The hub's, for SimNet's fingerprints: their distances are between 0 and 2 for each tensor."""
+
 TOLD = 0.5
 """The hub's threshold where agents are told their tasks: fingerprints are then 0 or the square root of 2 apart."""
 
@@ -168,7 +171,8 @@ class Team:
 
     def _played(self, now: Round) -> list[int]:
         """Frames of each agent in this round."""
-        return [self._identification() + (now.done * self.skip if i in now.players else 0) for i in range(len(self.seeds))]
+        first, played = self._identification(), now.done * self.skip
+        return [first + (played if i in now.players else 0) for i in range(len(self.seeds))]
 
     def _end(self, now: Round) -> None:
         """Evaluate everybody on everything, share what was learnt, and hold on to it."""

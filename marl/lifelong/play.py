@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import cast
+from typing import Protocol, cast
 
 from torch import Tensor
 
@@ -18,11 +18,19 @@ from marl.streams import Streams, derive
 from marl.types import Acted, View
 
 
-def mean_returns(learner: Learner, tasks: Sequence[str], seeds: Sequence[int], episodes: int) -> Tensor:
+class Player(Protocol):
+    """What it takes to play: the part of a learner that an evaluation uses."""
+
+    memory_size: int
+
+    def act(self, view: View, explore: bool) -> Acted: ...
+
+
+def mean_returns(player: Player, tasks: Sequence[str], seeds: Sequence[int], episodes: int) -> Tensor:
     """What each member earns on a task of its own, ``[P]``: the mean over the episodes of the sum of the rewards.
 
     Args:
-        learner: P members with one agent each.
+        player: P members with one agent each.
         tasks: by id, P of them.
         seeds: of the episodes, P of them.
         episodes: for each member.
@@ -34,7 +42,7 @@ def mean_returns(learner: Learner, tasks: Sequence[str], seeds: Sequence[int], e
 
     evaluator = Evaluator(make)
     try:
-        return evaluator(learner).returns.mean((1, 2))
+        return evaluator(cast(Learner, player)).returns.mean((1, 2))
     finally:
         evaluator.close()
 
@@ -42,7 +50,7 @@ def mean_returns(learner: Learner, tasks: Sequence[str], seeds: Sequence[int], e
 def random_return(spec: EnvSpec, task: str, seed: int, episodes: int) -> float:
     """The same of a policy that takes every available action with equal chance."""
     own = derive(seed, "random", task)
-    policy = cast(Learner, _Random(spec, Streams([own], "actions"), episodes))
+    policy = _Random(spec, Streams([own], "actions"), episodes)
     return float(mean_returns(policy, [task], [own], episodes))
 
 

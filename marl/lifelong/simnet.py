@@ -34,7 +34,7 @@ COPIES = 8
 SHARED_SEED = 0
 """Of the weights that every SimNet of every agent starts from."""
 
-SETTINGS = DQNConfig(hidden=(5,), lr=1e-4, epsilon_final=1.0)
+SETTINGS = DQNConfig(hidden=(5,), lr=2.5e-5, epsilon_final=1.0)
 """Ordinary DQN; ``docs/lifelong/simnet.md`` says why it learns so slowly and from random actions alone."""
 
 Fingerprint: TypeAlias = dict[str, Tensor]

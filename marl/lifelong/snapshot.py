@@ -13,7 +13,7 @@ from marl.runfolder import explain_disk_errors
 
 
 def copy_hub(source: Path, target: Path) -> None:
-    """Make ``target`` the hub that ``source`` is now; nobody may write to ``source`` meanwhile, or have ``target`` open.
+    """Make ``target`` the hub that ``source`` is. Nobody may write to ``source`` meanwhile, or have ``target`` open.
 
     Tensors are files that never change, so that both folders link to the same ones: a copy takes almost no space, and
     is done within milliseconds. What ``target`` held before is gone; if this is killed, ``target`` is not usable.

@@ -50,11 +50,16 @@ EXPERIMENTS: dict[str, Entry] = {
     ),
 }
 
+ELSEWHERE: dict[str, Entry] = {
+    "lifelong": Entry("marl.lifelong.experiment", "Lifelong", "agents that learn task after task and share them"),
+}
+"""Experiments that have a command of their own, and run in the same frame."""
+
 
 def experiment(name: str) -> type[Experiment]:
     """The class of that experiment; raises ``UserError`` with the nearest name."""
-    if name not in EXPERIMENTS:
+    entry = (EXPERIMENTS | ELSEWHERE).get(name)
+    if entry is None:
         raise UserError(f"no experiment {name!r}{suggestion(name, EXPERIMENTS)}")
-    entry = EXPERIMENTS[name]
     found: type[Experiment] = getattr(importlib.import_module(entry.module), entry.name)
     return found

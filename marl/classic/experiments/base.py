@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,3 +105,11 @@ class Experiment(Protocol):
     @staticmethod
     def findings(table: Table, options: Any) -> Sequence[Finding]:
         """The numbers to report, from what all seeds measured."""
+
+
+@runtime_checkable
+class Housed(Protocol):
+    """An experiment that keeps files beside its checkpoint."""
+
+    def house(self, folder: Path) -> None:
+        """The folder for them, this seed's own; called before anything else, and the folder need not exist yet."""

@@ -1,0 +1,244 @@
+"""Lifelong agents round by round, on tiny budgets: who plays, who borrows, what is shared, and how they go on."""
+
+import dataclasses
+import shutil
+
+import pytest
+import torch
+
+from marl.algos.dqn import DQNConfig
+from marl.envs import make_env
+from marl.lifelong import agent, play
+from marl.lifelong import round as round_
+from marl.lifelong.agent import Team
+from marl.lifelong.experience import extract, restored
+from marl.lifelong.experiment import common_spec
+from marl.lifelong.options import LifelongOptions
+from marl.lifelong.round import Round
+from marl.replay import Replay
+from marl.types import Acted
+
+DQN = DQNConfig(hidden=(8,), conv="small", warmup=40, batch_size=8, buffer_size=200)
+TINY = LifelongOptions(
+    tasks=("small/catch", "small/gather"),
+    agents=2,
+    frames=96,  # 24 steps of 4 copies; updates at 44, 48, ..., 96: 14
+    copies=4,
+    identify="told",
+    ewc_samples=4,
+    evals=2,
+    eval_episodes=2,
+    dqn=DQN,
+)
+FRAMES, UPDATES = 96, 14
+
+
+@pytest.fixture(autouse=True)
+def short_episodes(monkeypatch):
+    """8 steps instead of 200, since evaluations are most of the work in tests so small."""
+    for module in (play, round_):
+        monkeypatch.setattr(module, "make_env", lambda id, **more: make_env(id, **more | {"options": {"max_steps": 8}}))
+
+
+def team(folder, orders, options=TINY, shared=True, ewc=10.0, seed=0):
+    """A team whose agents meet the tasks in these orders, one list for each agent."""
+    spec, skip = common_spec(options)
+    made = Team(options, seed, spec, skip, "team", len(orders), shared, ewc, folder / "team")
+    made.sequence.table = torch.tensor(orders).T.contiguous()
+    made.total = len(orders[0]) * made.steps
+    return made
+
+
+def run(team, until=None):
+    rows = []
+    while team.done < (team.total if until is None else until):
+        rows += team.advance()
+    return rows
+
+
+def values(rows, metric, series=None):
+    return [row.value for row in rows if row.metric == metric and series in (None, row.series)]
+
+
+# ---- borrow or learn -----------------------------------------------------------------------------------------------
+
+
+def test_a_task_that_another_agent_has_learnt_is_borrowed_and_not_played(tmp_path):
+    rows = run(team(tmp_path, [[0, 1], [1, 0]]))
+    # Round 1: both play. Round 2: each has what the other one learnt.
+    assert values(rows, "frames") == [2 * FRAMES, 2 * FRAMES]
+    assert values(rows, "updates") == [2 * UPDATES, 4 * UPDATES]  # borrowing saves frames, not updates
+    assert values(rows, "learning_frames", "team: gather, agent 0") == [0, 0, 0]
+    assert values(rows, "right") == [2, 4] and values(rows, "wrong") == [0, 0]
+
+
+def test_a_task_that_nobody_has_learnt_is_played(tmp_path):
+    rows = run(team(tmp_path, [[0, 1], [0, 1]]))
+    assert values(rows, "frames") == [2 * FRAMES, 4 * FRAMES]
+    assert values(rows, "learning_frames", "team: gather, agent 0") == [0, FRAMES / 2, FRAMES]
+
+
+def test_an_agent_recognises_what_it_has_learnt_itself(tmp_path):
+    rows = run(team(tmp_path, [[0, 0, 1, 0]]))
+    assert values(rows, "frames") == [FRAMES, FRAMES, 2 * FRAMES, 2 * FRAMES]
+    learnt = [row.x for row in rows if row.metric == "learning_frames" and "catch" in row.series]
+    assert learnt == list(range(9))  # its second and third visit go on behind the first
+
+
+def test_two_agents_that_meet_the_same_new_task_at_once_end_as_one_task(tmp_path):
+    both = team(tmp_path, [[0, 0], [0, 0]])
+    rows = run(both, both.steps)
+    assert len(both.hub) == 1
+    known = both.hub.fetch(1, "reader")
+    scores = values(rows, "agent_return")[:2]
+    assert known.score == max(scores) and known.agent == f"agent_{scores.index(max(scores))}"
+    rows = run(both)
+    assert values(rows, "frames") == [2 * FRAMES]  # in the second round both borrow it
+
+
+def test_what_is_borrowed_is_what_the_other_agent_played(tmp_path, monkeypatch):
+    monkeypatch.setattr(agent, "CHUNK", 4)
+    made = team(tmp_path, [[0, 1], [1, 0]])
+    run(made, made.steps)
+    made.advance()
+    lent = made.now.borrowed[0]
+    theirs = made.hub.fetch(2, "reader").transitions
+    assert torch.equal(extract(lent, 0)["obs"], theirs["obs"]) and len(lent) == FRAMES
+    assert made.now.players == []
+
+
+def test_a_replay_that_was_evicted_is_learnt_by_playing(tmp_path):
+    rows = run(team(tmp_path, [[0, 1], [1, 0]], dataclasses.replace(TINY, hub_bytes=1)))
+    assert values(rows, "frames") == [2 * FRAMES, 4 * FRAMES]
+
+
+def test_identification_by_simnet_is_counted_in_frames(tmp_path):
+    options = dataclasses.replace(TINY, identify="simnet", identify_steps=64, threshold=100.0)
+    rows = run(team(tmp_path, [[0, 0]], options))
+    assert values(rows, "frames") == [64 + FRAMES, 64 + FRAMES + 64]
+    assert values(rows, "learning_frames", "team: catch, agent 0") == [64, 64 + FRAMES / 2, 64 + FRAMES, 64, 64, 64]
+
+
+def test_a_task_taken_for_another_counts_as_wrong(tmp_path):
+    options = dataclasses.replace(TINY, identify="simnet", identify_steps=64, threshold=100.0)
+    rows = run(team(tmp_path, [[0, 1]], options))
+    assert values(rows, "right") == [1, 1] and values(rows, "wrong") == [0, 1]
+    assert values(rows, "frames") == [64 + FRAMES, 64 + FRAMES + 64]  # it replays the other task
+
+
+def test_known_tasks_taken_for_new_count_as_wrong(tmp_path):
+    options = dataclasses.replace(TINY, identify="simnet", identify_steps=64, threshold=0.0)
+    rows = run(team(tmp_path, [[0, 0]], options))
+    assert values(rows, "right") == [1, 1] and values(rows, "wrong") == [0, 1]
+
+
+# ---- isolated agents -----------------------------------------------------------------------------------------------
+
+
+def test_isolated_agents_have_no_hub_and_play_everything(tmp_path):
+    rows = run(team(tmp_path, [[0, 1], [1, 0]], shared=False))
+    assert values(rows, "frames") == [2 * FRAMES, 4 * FRAMES]
+    assert values(rows, "traffic") == [0, 0] and not (tmp_path / "team").exists()
+
+
+def test_an_isolated_agent_learns_the_same_whoever_else_is_there(tmp_path):
+    alone = run(team(tmp_path, [[0, 1]], shared=False))
+    among = run(team(tmp_path, [[0, 1], [1, 0]], shared=False))
+    for metric in ("agent_return", "learning_return"):
+        mine = [row for row in among if row.metric == metric and row.series.endswith("agent 0")]
+        assert [row for row in alone if row.metric == metric] == pytest.approx(mine)
+
+
+# ---- the penalty ---------------------------------------------------------------------------------------------------
+
+
+def test_the_penalty_holds_weights_that_mattered_and_the_first_round_has_none(tmp_path):
+    moved = []
+    for ewc in (0.0, 1000.0):
+        made = team(tmp_path, [[0, 1]], shared=False, ewc=ewc)
+        run(made, made.steps)
+        first = made.learner.critic.flat.data.clone()
+        run(made)
+        moved.append((first, float((made.learner.critic.flat.data - first).norm())))
+    assert torch.equal(moved[0][0], moved[1][0])
+    assert moved[1][1] < moved[0][1]
+    assert list(made.ewc.anchors) == [1, 2]  # an isolated agent calls its tasks by their rounds
+
+
+# ---- to go on ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stop", [0, 32, FRAMES, FRAMES + 32, 2 * FRAMES + 32])
+def test_saved_in_the_middle_it_goes_on_bit_for_bit_with_the_hub_of_that_moment(tmp_path, monkeypatch, stop):
+    monkeypatch.setattr(agent, "CHUNK", 4)
+    orders = [[0, 1, 0], [1, 0, 1]]
+    straight = team(tmp_path / "a", orders)
+    all_rows = run(straight)
+
+    first = team(tmp_path / "b", orders)
+    rows = run(first, stop)
+    state = first.state_dict()
+    run(first)  # it went on, to its end, and was killed: its hub knows the future
+    first.close()
+
+    second = team(tmp_path / "b", orders)
+    second.load_state_dict(state)
+    rows += run(second)
+    assert rows == all_rows  # frames, matches, returns and the hub's traffic
+    assert torch.equal(second.learner.critic.flat.data, straight.learner.critic.flat.data)
+    assert second.hub.traffic() == straight.hub.traffic() and len(second.hub) == len(straight.hub) == 2
+
+
+def test_the_last_two_copies_of_the_hub_stay(tmp_path):
+    made = team(tmp_path, [[0, 1]])
+    made.advance()
+    for _ in range(4):
+        made.state_dict()
+    assert sorted(path.name for path in (tmp_path / "team").iterdir()) == ["hub", "saved-3", "saved-4"]
+
+
+def test_a_hub_copy_that_is_gone_is_said_in_one_line(tmp_path):
+    made = team(tmp_path, [[0, 1]])
+    made.advance()
+    state = made.state_dict()
+    made.close()
+    shutil.rmtree(tmp_path / "team" / "saved-1")
+    with pytest.raises(agent.UserError, match=r"saved-1 is gone"):
+        team(tmp_path, [[0, 1]]).load_state_dict(state)
+
+
+# ---- replays as bundles --------------------------------------------------------------------------------------------
+
+
+def test_a_member_of_a_replay_can_be_lent_and_holds_the_same_transitions():
+    env = make_env("small/snake", seeds=[3, 4], copies=4)  # episodes end often: successors lie in the side table
+    replay = Replay(4 * 20, env.spec, 2, 4, [0, 1])
+    view = env.start()
+    for t in range(50):
+        step = env.step(torch.full((2, 1, 4), (t // 3) % 4 + 1))
+        replay.add(view, Acted(torch.full((2, 1, 4), (t // 3) % 4 + 1)), step)
+        view = step.view
+    lent = restored(extract(replay, 1), dataclasses.replace(DQN, n_step=3), env.spec, seed=9)
+    replay.n_step = 3
+    lent.sampler.load_state_dict({"generators": replay.sampler.state_dict()["generators"][1:]})
+    theirs, mine = replay.sample(200), lent.sample(200)
+    assert len(lent) == len(replay) == 80 and bool(theirs.terminated[1].any())
+    for name in ("obs", "action", "reward", "next_obs", "terminated", "rewards", "steps"):
+        assert torch.equal(getattr(theirs, name)[1:], getattr(mine, name)), name
+
+
+def test_batches_come_in_the_order_of_the_agents_whoever_plays():
+    spec, _ = common_spec(TINY)
+    replay = Replay(8, spec, 1, 1, [0])
+    marked = []
+    for mark in (1.0, 2.0):
+        view = make_env("small/catch", seeds=[0]).start()
+        step = make_env("small/catch", seeds=[0]).step(torch.zeros(1, 1, 1, dtype=torch.int64))
+        replay = Replay(8, spec, 1, 1, [0])
+        replay.add(view, Acted(torch.zeros(1, 1, 1, dtype=torch.int64)), step._replace(reward=step.reward + mark))
+        marked.append(extract(replay, 0))
+    base = float(step.reward)
+    lent = {0: marked[0], 2: marked[1]}
+    now = Round(["small/catch"] * 3, [5, 6, 7], [1, 1, 1], lent, spec, DQN, 1, 10)
+    now.replay.add(view, Acted(torch.zeros(1, 1, 1, dtype=torch.int64)), step._replace(reward=step.reward + 9))
+    assert now.draw(2).reward.flatten(1).tolist() == [[base + 1] * 2, [base + 9] * 2, [base + 2] * 2]
