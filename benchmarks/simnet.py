@@ -1,6 +1,6 @@
 """How well SimNet tells tasks apart: ``python benchmarks/simnet.py small`` (2 minutes) or ``atari`` (5 minutes).
 
-Prints Markdown. Thresholds come from seeds of their own: seeds 0 to S - 1 are recognised with what the seeds from 100
+Prints Markdown. Thresholds come from seeds of their own: seeds from 200 on are recognised with what the seeds from 100
 on have calibrated, and once more with thresholds that have never seen the task in question.
 """
 
@@ -21,9 +21,9 @@ from marl.lifelong.simnet import FRAMES, Calibration, Fingerprint, confusion_mat
 
 SUITES = {
     "small": ([f"small/{name}" for name in SMALL], 5),
-    "atari": ([f"atari/{name}-ram" for name in ATARI], 3),
+    "atari": ([f"atari/{name}-ram" for name in ATARI[4:]], 3),
 }
-"""Tasks, and how many seeds."""
+"""Tasks, and how many seeds. The settings were chosen on the small tasks and the other four games, with seeds 0 to 5."""
 
 
 Prints = dict[str, list[Fingerprint]]
@@ -45,7 +45,7 @@ def main() -> None:
     begin = time.perf_counter()
     calibrating = by_task(tasks, range(100, 100 + count), chosen.frames)
     seconds = time.perf_counter() - begin
-    asked = by_task(tasks, range(count), chosen.frames)
+    asked = by_task(tasks, range(200, 200 + count), chosen.frames)
     calibration, own = Calibration.of(calibrating), Calibration.of(asked)
     print(confusion_matrix(asked, calibration.threshold).table(), end="\n\n")
     print(f"{len(tasks) * count} SimNets as one population: {seconds:.0f} s")
