@@ -23,7 +23,7 @@ SUITES = {
     "small": ([f"small/{name}" for name in SMALL], 5),
     "atari": ([f"atari/{name}-ram" for name in ATARI[4:]], 3),
 }
-"""Tasks, and how many seeds. The settings were chosen on the small tasks and the other four games, with seeds 0 to 5."""
+"""Tasks, and how many seeds. Settings were chosen on the small tasks and the other four games, with seeds 0 to 5."""
 
 
 Prints = dict[str, list[Fingerprint]]

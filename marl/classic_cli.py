@@ -92,11 +92,16 @@ def _start(command: str, name: str, given: dict[str, Any], arguments: Sequence[s
         kind(options, seeds[0])  # raises for options that make no sense together
 
     made_from = {"format": FORMAT, "experiment": name, "options": cfg.to_json(options), "seeds": seeds}
+    made_from |= {"command": shlex.join(["marl", command, *arguments]), "versions": versions()}
+    resume(_make(folder, command, name, made_from), workers, not quiet, as_json)
+
+
+def _make(folder: Path | None, command: str, name: str, config: dict[str, Any]) -> Path:
+    """The folder of a new run, with its ``config.json``."""
     folder = new_run(command, name, folder)
     with lock(folder):
-        call = shlex.join(["marl", command, *arguments])
-        write_config(folder, made_from | {"command": call, "versions": versions()})
-    resume(folder, workers, not quiet, as_json)
+        write_config(folder, config)
+    return folder
 
 
 def resume(folder: Path, workers: int | None, progress: bool, as_json: bool) -> None:

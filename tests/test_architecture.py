@@ -48,8 +48,8 @@ ROOMS: tuple[tuple[str, ...], ...] = (
 )
 """From the bottom to the top; the longest name that fits counts. A module may import its own floor and those below, so
 an algorithm or a replay knows the environments' contract (``envs.base``) and no environment. ``marl`` itself is the
-public face, ``marl.reciprocity`` the one for other people's code. Only the command line knows ``marl.classic``, which
-has a rule of its own."""
+public face, ``marl.reciprocity`` the one for other people's code. Only ``marl.lifelong``, whose experiments run in its
+frame, and the command line know ``marl.classic``, which has a rule of its own."""
 
 BASE = ("marl.types", "marl.streams", "marl.config", "marl.registry")
 RECIPROCITY = "marl.modules.reciprocity"

@@ -23,7 +23,7 @@ from marl.lifelong.play import mean_returns
 from marl.lifelong.records import Records
 from marl.lifelong.round import Round
 from marl.lifelong.sequence import TaskSequence
-from marl.lifelong.simnet import Fingerprint, fingerprints
+from marl.lifelong.simnet import THRESHOLD, Fingerprint, fingerprints
 from marl.lifelong.snapshot import copy_hub
 from marl.modules.q_values import worth
 from marl.streams import derive
@@ -31,9 +31,6 @@ from marl.types import State, UserError
 
 CHUNK = 50
 """Steps of all copies in one ``advance``."""
-
-THRESHOLD = 0.6
-"""The hub's, for SimNet's fingerprints: their distances are between 0 and 2 for each tensor."""
 
 TOLD = 0.5
 """The hub's threshold where agents are told their tasks: fingerprints are then 0 or the square root of 2 apart."""

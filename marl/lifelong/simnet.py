@@ -37,6 +37,12 @@ SHARED_SEED = 0
 SETTINGS = DQNConfig(hidden=(5,), lr=2.5e-5, epsilon_final=1.0)
 """Ordinary DQN; ``docs/lifelong/simnet.md`` says why it learns so slowly and from random actions alone."""
 
+THRESHOLD = 0.425
+"""For a hub with nothing to calibrate by: ``Calibration`` of the small games with seeds 100 to 104, ``FRAMES`` each.
+
+Of two tasks, small or of Atari's memory, the smallest distance ever measured was 0.494 (``docs/lifelong/simnet.md``).
+"""
+
 Fingerprint: TypeAlias = dict[str, Tensor]
 """By the names of a SimNet's parameters, how far each has moved; all numbers together have the Euclidean norm 1."""
 
@@ -59,7 +65,7 @@ def fingerprint(
 def fingerprints(
     environments: Sequence[str], seeds: Sequence[int], frames: int = FRAMES, options: Mapping[str, Any] | None = None
 ) -> list[Fingerprint]:
-    """Train one SimNet for each task, all of them as one population; each is what it would be alone.
+    """Train one SimNet for each task, all of them as one population; each is what it would be alone, but for rounding.
 
     Args:
         environments: ids of tasks with one agent and equal spaces; the same one may come several times.

@@ -1,5 +1,6 @@
 """Lifelong agents round by round, on tiny budgets: who plays, who borrows, what is shared, and how they go on."""
 
+import copy
 import dataclasses
 import shutil
 
@@ -16,6 +17,7 @@ from marl.lifelong.experiment import common_spec
 from marl.lifelong.options import LifelongOptions
 from marl.lifelong.round import Round
 from marl.replay import Replay
+from marl.streams import derive
 from marl.types import Acted
 
 DQN = DQNConfig(hidden=(8,), conv="small", warmup=40, batch_size=8, buffer_size=200)
@@ -113,23 +115,45 @@ def test_a_replay_that_was_evicted_is_learnt_by_playing(tmp_path):
 
 
 def test_identification_by_simnet_is_counted_in_frames(tmp_path):
-    options = dataclasses.replace(TINY, identify="simnet", identify_steps=64, threshold=100.0)
+    options = dataclasses.replace(TINY, identify="simnet", identify_steps=1016, threshold=2.0)
     rows = run(team(tmp_path, [[0, 0]], options))
-    assert values(rows, "frames") == [64 + FRAMES, 64 + FRAMES + 64]
-    assert values(rows, "learning_frames", "team: catch, agent 0") == [64, 64 + FRAMES / 2, 64 + FRAMES, 64, 64, 64]
+    assert values(rows, "frames") == [1016 + FRAMES, 1016 + FRAMES + 1016]
+    played = values(rows, "learning_frames", "team: catch, agent 0")
+    assert played == [1016, 1016 + FRAMES / 2, 1016 + FRAMES, 1016, 1016, 1016]
 
 
-def test_a_task_taken_for_another_counts_as_wrong(tmp_path):
-    options = dataclasses.replace(TINY, identify="simnet", identify_steps=64, threshold=100.0)
-    rows = run(team(tmp_path, [[0, 1]], options))
-    assert values(rows, "right") == [1, 1] and values(rows, "wrong") == [0, 1]
-    assert values(rows, "frames") == [64 + FRAMES, 64 + FRAMES + 64]  # it replays the other task
+@pytest.fixture
+def simnet(monkeypatch):
+    """Fingerprints of gather are 10 from those of catch, and two of one task 1 apart."""
+
+    def prints(tasks, seeds, frames):
+        base = {"small/catch": 0.0, "small/gather": 10.0}
+        return [{"w": torch.tensor([base[task] + seed % 2])} for task, seed in zip(tasks, seeds, strict=True)]
+
+    monkeypatch.setattr(agent, "fingerprints", prints)
+    monkeypatch.setattr(agent, "derive", lambda seed, *path: path[-1] if path[0] == "round" else derive(seed, *path))
 
 
-def test_known_tasks_taken_for_new_count_as_wrong(tmp_path):
-    options = dataclasses.replace(TINY, identify="simnet", identify_steps=64, threshold=0.0)
+@pytest.mark.parametrize(
+    "threshold, right, wrong, played",
+    [
+        (1.0, [1, 2, 3], [0, 0, 0], [1, 2, 2]),  # catch is new, gather is new, catch is recognised
+        (20.0, [1, 1, 2], [0, 1, 1], [1, 1, 1]),  # gather is taken for catch, and is not played
+        (0.0, [1, 2, 3], [0, 0, 0], [1, 2, 2]),  # rounds 0 and 2 have equal seeds here
+    ],
+)
+def test_matches_are_right_or_wrong(tmp_path, simnet, threshold, right, wrong, played):
+    options = dataclasses.replace(TINY, identify="simnet", identify_steps=1, threshold=threshold)
+    rows = run(team(tmp_path, [[0, 1, 0]], options))
+    assert values(rows, "right") == right and values(rows, "wrong") == wrong
+    assert values(rows, "frames") == [FRAMES * times + k for k, times in enumerate(played, start=1)]
+
+
+def test_a_known_task_taken_for_a_new_one_is_wrong_and_is_played_again(tmp_path, simnet):
+    options = dataclasses.replace(TINY, identify="simnet", identify_steps=1, threshold=0.5)
     rows = run(team(tmp_path, [[0, 0]], options))
     assert values(rows, "right") == [1, 1] and values(rows, "wrong") == [0, 1]
+    assert values(rows, "frames") == [FRAMES + 1, 2 * FRAMES + 2]
 
 
 # ---- isolated agents -----------------------------------------------------------------------------------------------
@@ -145,8 +169,9 @@ def test_an_isolated_agent_learns_the_same_whoever_else_is_there(tmp_path):
     alone = run(team(tmp_path, [[0, 1]], shared=False))
     among = run(team(tmp_path, [[0, 1], [1, 0]], shared=False))
     for metric in ("agent_return", "learning_return"):
-        mine = [row for row in among if row.metric == metric and row.series.endswith("agent 0")]
-        assert [row for row in alone if row.metric == metric] == pytest.approx(mine)
+        for task in ("catch", "gather"):
+            series = f"team: {task}, agent 0"
+            assert values(alone, metric, series) == pytest.approx(values(among, metric, series), abs=1e-6)
 
 
 # ---- the penalty ---------------------------------------------------------------------------------------------------
@@ -177,14 +202,14 @@ def test_saved_in_the_middle_it_goes_on_bit_for_bit_with_the_hub_of_that_moment(
 
     first = team(tmp_path / "b", orders)
     rows = run(first, stop)
-    state = first.state_dict()
+    state = copy.deepcopy(first.state_dict())
     run(first)  # it went on, to its end, and was killed: its hub knows the future
     first.close()
 
     second = team(tmp_path / "b", orders)
     second.load_state_dict(state)
     rows += run(second)
-    assert rows == all_rows  # frames, matches, returns and the hub's traffic
+    assert all(a == b for a, b in zip(rows, all_rows, strict=True))  # frames, matches, returns, the hub's traffic
     assert torch.equal(second.learner.critic.flat.data, straight.learner.critic.flat.data)
     assert second.hub.traffic() == straight.hub.traffic() and len(second.hub) == len(straight.hub) == 2
 
@@ -214,9 +239,10 @@ def test_a_member_of_a_replay_can_be_lent_and_holds_the_same_transitions():
     env = make_env("small/snake", seeds=[3, 4], copies=4)  # episodes end often: successors lie in the side table
     replay = Replay(4 * 20, env.spec, 2, 4, [0, 1])
     view = env.start()
-    for t in range(50):
-        step = env.step(torch.full((2, 1, 4), (t // 3) % 4 + 1))
-        replay.add(view, Acted(torch.full((2, 1, 4), (t // 3) % 4 + 1)), step)
+    for t in range(60):
+        action = torch.full((2, 1, 4), t % 4 + 1 if t % 30 < 15 else 2)  # in circles, then into the wall
+        step = env.step(action)
+        replay.add(view, Acted(action), step)
         view = step.view
     lent = restored(extract(replay, 1), dataclasses.replace(DQN, n_step=3), env.spec, seed=9)
     replay.n_step = 3
@@ -229,7 +255,6 @@ def test_a_member_of_a_replay_can_be_lent_and_holds_the_same_transitions():
 
 def test_batches_come_in_the_order_of_the_agents_whoever_plays():
     spec, _ = common_spec(TINY)
-    replay = Replay(8, spec, 1, 1, [0])
     marked = []
     for mark in (1.0, 2.0):
         view = make_env("small/catch", seeds=[0]).start()

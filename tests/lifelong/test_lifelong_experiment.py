@@ -1,0 +1,159 @@
+"""``marl lifelong`` as a user runs it, and the numbers that it reports, on tiny budgets."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from marl import cli
+from marl.algos.dqn import DQNConfig
+from marl.classic.experiments import EXPERIMENTS, experiment
+from marl.classic.runner import run_seed
+from marl.envs import make_env
+from marl.lifelong import agent, play
+from marl.lifelong import round as round_
+from marl.lifelong.experiment import Lifelong, teams
+from marl.lifelong.options import LifelongOptions
+
+TINY = LifelongOptions(
+    tasks=("small/catch", "small/gather"),
+    agents=2,
+    frames=96,
+    copies=4,
+    identify="told",
+    ewc_samples=4,
+    evals=2,
+    eval_episodes=2,
+    dqn=DQNConfig(hidden=(8,), warmup=40, batch_size=8),
+)
+ARGUMENTS = {
+    "agents": 2,
+    "frames": 96,
+    "copies": 4,
+    "identify": "told",
+    "ewc-samples": 4,
+    "evals": 1,
+    "eval-episodes": 1,
+    "dqn.hidden": 8,
+    "dqn.warmup": 40,
+    "dqn.batch-size": 8,
+    "seeds": 1,
+}
+
+
+@pytest.fixture
+def short_episodes(monkeypatch):
+    for module in (play, round_):
+        monkeypatch.setattr(module, "make_env", lambda id, **more: make_env(id, **more | {"options": {"max_steps": 8}}))
+
+
+def tiny_run(folder):
+    options = [word for name, value in ARGUMENTS.items() for word in (f"--{name}", str(value))]
+    return cli.main(["lifelong", "small/catch,small/gather", *options, "--run", str(folder), "--json", "--quiet"])
+
+
+def test_the_command_makes_results_findings_and_a_picture_and_resumes_to_the_same(tmp_path, capsys):
+    assert tiny_run(tmp_path / "run") == 0
+    result = json.loads(capsys.readouterr().out)
+    findings = {row["name"]: row for row in result["findings"]}
+    assert findings["isolated: frames"]["mean"] == 2 * 96 and findings["isolated: traffic"]["mean"] == 0
+    assert 2 * 96 <= findings["shared: frames"]["mean"] <= 4 * 96
+    assert findings["shared: right"]["mean"] == 4 and findings["shared: wrong"]["mean"] == 0
+    for name in ("results.csv", "findings.csv", "lifelong.png", "tensorboard/shared/seed=1", "seeds/1/shared/hub"):
+        assert (tmp_path / "run" / name).exists(), name
+    rows = (tmp_path / "run" / "results.csv").read_bytes()
+    (tmp_path / "run" / "results.csv").unlink()
+    assert cli.main(["resume", str(tmp_path / "run"), "--json", "--quiet"]) == 0
+    assert (tmp_path / "run" / "results.csv").read_bytes() == rows
+
+
+def test_stopped_after_every_piece_of_work_it_comes_to_the_same_numbers(tmp_path, short_episodes, monkeypatch):
+    monkeypatch.setattr(agent, "CHUNK", 5)
+    texts = []
+    for name, stop in (("straight", False), ("stopped", True)):
+        pieces, over = 0, False
+        while not over:
+            over = run_seed(
+                Lifelong(TINY, 3), 3, tmp_path / name, 1e9, lambda done, total: None, lambda stop=stop: stop
+            )
+            pieces += 1
+        texts.append((tmp_path / name / "seeds" / "3.csv").read_text())
+    assert pieces > 15 and texts[0] == texts[1]
+
+
+def test_the_isolated_agent_and_the_team_begin_alike(tmp_path, short_episodes):
+    run = Lifelong(TINY, 0)
+    run.house(tmp_path)
+    rows = []
+    while run.done < run.total:
+        rows += run.advance()
+    first = {row.series: row.value for row in rows if row.metric == "learning_return" and row.x == 0}
+    met = [next(row.value for row in rows if row.series == f"{team}, agent 0" and row.x == 1) for team in teams(TINY)]
+    assert met[0] == met[1]
+    task = ("catch", "gather")[int(met[0])]
+    assert first[f"isolated: {task}, agent 0"] == first[f"shared: {task}, agent 0"]
+
+
+def table_of(options, returns):
+    """``returns``: team -> ``[S, N, T, M]``; every agent meets task t in round t, and scores 10 after 50 frames."""
+    table = {(f"random: {m}", "agent_return"): (np.zeros(1), np.zeros((2, 1))) for m in "ab"}
+    for team, after in returns.items():
+        seeds, agents, rounds, tasks = after.shape
+        x = np.arange(1.0, rounds + 1)
+        for name in ("frames", "updates", "traffic", "right", "wrong"):
+            table[team, name] = x, np.full((seeds, rounds), 7.0)
+        for m in range(tasks):
+            table[f"{team}: {'ab'[m]}", "return"] = x, after[..., m].mean(1)
+            for i in range(agents):
+                name = f"{team}: {'ab'[m]}, agent {i}"
+                table[name, "agent_return"] = x, after[:, i, :, m]
+                table[name, "learning_return"] = np.arange(2.0), np.tile([0.0, 10.0], (seeds, 1))
+                table[name, "learning_frames"] = np.arange(2.0), np.tile([0.0, 50.0], (seeds, 1))
+        for i in range(agents):
+            table[f"{team}, agent {i}", "task"] = x, np.tile(np.arange(rounds) % tasks, (seeds, 1))
+    return table
+
+
+def test_the_findings_are_the_metrics_of_the_notes():
+    options = dataclasses.replace(TINY, tasks=("f/a", "f/b"), agents=1, frames=100)
+    isolated = np.tile([[10.0, 0.0], [4.0, 10.0]], (2, 1, 1, 1))  # forgets 10 -> 4 of a
+    shared = np.tile([[10.0, 0.0], [8.0, 5.0]], (2, 1, 1, 1))
+    found = {f.name: f for f in Lifelong.findings(table_of(options, {"isolated": isolated, "shared": shared}), options)}
+    # In the end the isolated agent has (4, 10): AR is the mean of 8 / 4 and 5 / 10.
+    assert found["shared: AR"].values == pytest.approx([1.25, 1.25])
+    # On that scale it had 10 / 4 of a and kept 4 / 4; the team kept 8 / 4.
+    assert found["isolated: forgetting"].values == pytest.approx([1.5, 1.5])
+    assert found["shared: forgetting"].values == pytest.approx([0.5, 0.5])
+    assert found["shared: AT 99 %"].values == pytest.approx([0.5, 0.5])  # 50 of 100 frames
+    assert found["shared: frames"].values.tolist() == [7.0, 7.0]
+
+
+def test_isolated_runs_no_hub_and_without_ewc_runs_everybody_twice():
+    assert teams(TINY) == ["isolated", "shared"]
+    assert teams(dataclasses.replace(TINY, isolated=True)) == ["isolated"]
+    both = dataclasses.replace(TINY, without_ewc=True)
+    assert teams(both) == ["isolated", "shared", "isolated, no EWC", "shared, no EWC"]
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["small/catch,gym/CartPole-v1"], "of gym/CartPole-v1 is (4,), that of small/catch (400,)"),
+        (["small/catch,small/catch"], "tasks: expected one or more different ones"),
+        (["small/cacth"], "did you mean 'catch'"),
+        ([], "expected: marl lifelong TASKS"),
+        (["small/catch", "--agents", "0"], "agents: expected 1 or more"),
+        (["small/catch", "--tasks", "small/snake"], "unknown argument '--tasks'"),
+    ],
+)
+def test_bad_input_is_one_clear_line(arguments, message, capsys):
+    assert cli.main(["lifelong", *arguments]) == 2
+    said = capsys.readouterr().err
+    assert message in said and said.count("\n") == 1
+
+
+def test_lifelong_is_found_but_is_no_experiment_of_marl_classic(capsys):
+    assert experiment("lifelong") is Lifelong and "lifelong" not in EXPERIMENTS
+    assert cli.main(["classic", "lifelong"]) == 2
+    assert "marl lifelong --help" in capsys.readouterr().err
