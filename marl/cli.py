@@ -157,7 +157,7 @@ def resume(arguments: Sequence[str]) -> None:
     given = parser.parse(arguments)
     if _is_experiment(Path(given.run)):
         if given.steps is not None:
-            raise UserError(f"{given.run} is a run of marl classic, which has no --steps; its options are fixed")
+            raise UserError(f"{given.run} is a run of an experiment, which has no --steps; its options are fixed")
         classic_cli.resume(Path(given.run), given.workers, not given.quiet, given.json)
         return
     if given.workers is not None:

@@ -116,8 +116,8 @@ def read_training(folder: Path) -> dict[str, Any]:
     config = read_config(folder)
     if "experiment" in config:
         raise UserError(
-            f"{folder} is a run of marl classic {config['experiment']}, expected one of marl train; its numbers are in "
-            f"{folder / 'results.csv'}, and marl resume {folder} goes on with it and draws its picture"
+            f"{folder} is a run of the experiment {config['experiment']}, expected one of marl train; "
+            f"its numbers are in {folder / 'results.csv'}, and marl resume {folder} goes on with it and draws its picture"
         )
     return config
 

@@ -211,14 +211,14 @@ def test_a_run_is_never_overwritten_and_never_shared(done, capsys):
 
 def test_commands_for_trained_policies_say_what_to_do_instead(done, capsys):
     said = (
-        "r is a run of marl classic toy, expected one of marl train; its numbers are in r/results.csv, "
+        "r is a run of the experiment toy, expected one of marl train; its numbers are in r/results.csv, "
         "and marl resume r goes on with it and draws its picture"
     )
     assert refused(capsys, "evaluate", "r") == said
     assert refused(capsys, "evaluate", "r", "--member", "x", "--video") == said
     assert refused(capsys, "plot", "r") == said
     assert refused(capsys, "resume", "r", "--steps", 5) == (
-        "r is a run of marl classic, which has no --steps; its options are fixed"
+        "r is a run of an experiment, which has no --steps; its options are fixed"
     )
 
 
