@@ -117,7 +117,7 @@ def read_training(folder: Path) -> dict[str, Any]:
     if "experiment" in config:
         raise UserError(
             f"{folder} is a run of the experiment {config['experiment']}, expected one of marl train; "
-            f"its numbers are in {folder / 'results.csv'}, and marl resume {folder} goes on with it and draws its picture"
+            f"its numbers are in {folder / 'results.csv'}; marl resume {folder} goes on with it and draws its picture"
         )
     return config
 

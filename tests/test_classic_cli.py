@@ -211,8 +211,8 @@ def test_a_run_is_never_overwritten_and_never_shared(done, capsys):
 
 def test_commands_for_trained_policies_say_what_to_do_instead(done, capsys):
     said = (
-        "r is a run of the experiment toy, expected one of marl train; its numbers are in r/results.csv, "
-        "and marl resume r goes on with it and draws its picture"
+        "r is a run of the experiment toy, expected one of marl train; its numbers are in r/results.csv; "
+        "marl resume r goes on with it and draws its picture"
     )
     assert refused(capsys, "evaluate", "r") == said
     assert refused(capsys, "evaluate", "r", "--member", "x", "--video") == said
