@@ -12,7 +12,16 @@ from numpy.typing import NDArray
 
 from marl.classic.distmt_constants import Constants, Phase, Problem, Rounds, TheoryConstants, learning_rounds
 from marl.classic.distmt_server import Linkage, Message, SameRound, Server, Solved
-from marl.classic.explore import Integers, Plan, World, exp_ph, greedy_policy, planning, uniform_exploration
+from marl.classic.explore import (
+    Integers,
+    Plan,
+    World,
+    check_replan_growth,
+    exp_ph,
+    greedy_policy,
+    planning,
+    uniform_exploration,
+)
 from marl.classic.mdp import Array, LinearMDP
 from marl.classic.planning import evaluate_policy, optimal_values
 from marl.classic.ridge import RidgeStatistics
@@ -120,8 +129,7 @@ class DistMTLSVI:
         _check_family(tasks)
         if agents < 1:
             raise UserError(f"agents: expected 1 or more, got {agents}")
-        if not replan_growth >= 1:
-            raise UserError(f"replan_growth: expected 1 (plan before every episode) or more, got {replan_growth}")
+        check_replan_growth(replan_growth)
         if exploration not in (choices := ("expph", "uniform")):
             raise UserError(f"exploration: {exploration!r} is not a choice{suggestion(exploration, choices)}")
         self.tasks, self.agents, self.constants = tuple(tasks), agents, constants

@@ -54,6 +54,12 @@ class World(NamedTuple):
         return RidgeStatistics((horizon,), self.features.shape[-1], states)
 
 
+def check_replan_growth(replan_growth: float) -> None:
+    """Raises ``UserError`` for a growth of a determinant below 1."""
+    if not replan_growth >= 1:
+        raise UserError(f"replan_growth: expected 1 (plan before every episode) or more, got {replan_growth}")
+
+
 def exp_ph(
     world: World, beta: float, episodes: int, rng: np.random.Generator, replan_growth: float = 1.2
 ) -> RidgeStatistics:
@@ -70,8 +76,7 @@ def exp_ph(
         UserError: ``replan_growth`` below 1, a negative ``beta``, or no episode.
     """
     _check_beta(beta)
-    if not replan_growth >= 1:
-        raise UserError(f"replan_growth: expected 1 (plan before every episode) or more, got {replan_growth}")
+    check_replan_growth(replan_growth)
     draws = rng.random((_counted(episodes), len(world.reward)))
     data = world.empty()
     sums = data.gram, data.inverse, data.reward_sum, data.next_sum

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from experiment_tools import finished, table_of
 
 from examples import classic_pareto
 from marl.classic.experiments import experiment
@@ -18,27 +19,6 @@ from marl.types import UserError
 
 KIND = experiment("coop-lsvi-multiagent")
 SMALL = {"episodes": 400, "weights": 21}
-
-
-def run(instance):
-    rows = []
-    while instance.done < instance.total:
-        rows += instance.advance()
-    assert instance.done == instance.total
-    return rows
-
-
-def table(runs):
-    """As the runner makes it: curves whose x all seeds share."""
-    curves = {}
-    for rows in runs:
-        one = {}
-        for row in rows:
-            one.setdefault((row.series, row.metric), []).append((row.x, row.value))
-        for key, points in one.items():
-            curves.setdefault(key, []).append(points)
-    arrays = {key: np.array(points) for key, points in curves.items() if key[1] != "front"}
-    return {key: (points[0, :, 0], points[..., 1]) for key, points in arrays.items()}
 
 
 def plain(state):
@@ -55,17 +35,17 @@ def test_a_stopped_experiment_goes_on_bit_for_bit(pieces):
         first.advance()
     second.load_state_dict(plain(first.state_dict()))
     assert 0 < second.done == first.done < first.total
-    assert run(first) == run(second)
+    assert finished(first) == finished(second)
 
 
 def test_rows_and_findings_are_those_that_are_announced_and_seeds_differ():
     options = KIND.Options(**SMALL)
-    runs = [run(KIND(options, seed)) for seed in (0, 1)]
+    runs = [finished(KIND(options, seed)) for seed in (0, 1)]
     assert {row.metric for row in runs[0]} == set(KIND.metrics)
     assert {row.series for row in runs[0]} == {"cooperating", "isolated", "centralised", "exact"}
     assert all(np.isfinite(row.value) for rows in runs for row in rows)
     assert runs[0] != runs[1]
-    findings = KIND.findings(table(runs), options)
+    findings = KIND.findings(table_of(runs, without=["front"]), options)
     assert len({finding.name for finding in findings}) == len(findings)
     assert all(finding.values.shape == (2,) and np.isfinite(finding.values).all() for finding in findings)
 
@@ -73,8 +53,11 @@ def test_rows_and_findings_are_those_that_are_announced_and_seeds_differ():
 def test_cooperating_agents_come_near_the_centralised_ones_and_leave_the_isolated_behind():
     """4000 episodes, the defaults otherwise; isolated agents ignore v_t and cannot stop regretting it."""
     options = KIND.Options(episodes=4000, weights=51)
-    rows = run(KIND(options, 0))
-    found = {finding.name: float(finding.values[0]) for finding in KIND.findings(table([rows]), options)}
+    rows = finished(KIND(options, 0))
+    found = {
+        finding.name: float(finding.values[0])
+        for finding in KIND.findings(table_of([rows], without=["front"]), options)
+    }
     assert found["exponent of regret, cooperating"] < 0.6 < found["exponent of regret, isolated"]
     assert found["regret, cooperating / centralised"] < 1.3
     assert found["regret, isolated / cooperating"] > 3
@@ -87,7 +70,7 @@ def test_cooperating_agents_come_near_the_centralised_ones_and_leave_the_isolate
 
 def test_the_front_is_drawn_as_points_and_its_hypervolume_is_the_reported_one():
     options = KIND.Options(**SMALL, reference=2.0)
-    rows = run(KIND(options, 0))
+    rows = finished(KIND(options, 0))
     fronts = {
         series: np.array([(row.x, row.value) for row in rows if (row.series, row.metric) == (series, "front")])
         for series in ("exact", "cooperating")
@@ -100,16 +83,16 @@ def test_the_front_is_drawn_as_points_and_its_hypervolume_is_the_reported_one():
 
 def test_regret_that_stays_linear_is_worth_a_warning(caplog):
     """Without a bonus the agents settle on what they saw first; with the default they do not, and nobody complains."""
-    run(KIND(KIND.Options(episodes=1200, weights=5, instance=2), 0))
+    finished(KIND(KIND.Options(episodes=1200, weights=5, instance=2), 0))
     assert not caplog.records
-    run(KIND(KIND.Options(episodes=1200, weights=5, instance=2, beta=0.0), 0))
+    finished(KIND(KIND.Options(episodes=1200, weights=5, instance=2, beta=0.0), 0))
     assert "regret still grows linearly" in caplog.text
     assert caplog.text.count("\n") == 1
 
 
 def test_the_warning_names_beta_and_does_not_ask_for_more_where_it_is_huge_already(caplog):
     """With beta = 1000 all values stay at their clips, and more of it would not help."""
-    run(KIND(KIND.Options(episodes=1200, weights=5, beta=1000.0), 0))
+    finished(KIND(KIND.Options(episodes=1200, weights=5, beta=1000.0), 0))
     assert "beta = 1e+03: exploration failed or is not over; try another beta (1 to 4 are useful)" in caplog.text
     assert "larger beta" not in caplog.text
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+from experiment_tools import finished
 
 from marl.classic.experiments import EXPERIMENTS, experiment
 from marl.classic.storage import load_state, save_state
@@ -64,14 +65,8 @@ def test_every_row_is_of_a_metric_with_a_unit_and_every_panel_gets_rows(small):
 def test_a_seed_gives_its_numbers_again_and_another_seed_others(small):
     kind, options, rows, _ = small
 
-    def finished(seed):
-        run, found = kind(options, seed), []
-        while run.done < run.total:
-            found += run.advance()
-        return found
-
-    assert curves(finished(7)) == curves(rows)
-    assert curves(finished(8)) != curves(rows)
+    assert curves(finished(kind(options, 7))) == curves(rows)
+    assert curves(finished(kind(options, 8))) != curves(rows)
 
 
 def test_saved_to_the_disk_at_several_moments_it_goes_on_bit_for_bit(small, tmp_path):

@@ -3,6 +3,7 @@ import logging
 
 import numpy as np
 import pytest
+from experiment_tools import finished, table_of
 
 from examples import classic_reciprocity as example
 from marl.classic.adjacency import Adjacency
@@ -21,26 +22,6 @@ TINY = {
 }
 
 
-def run(instance):
-    rows = []
-    while instance.done < instance.total:
-        rows += instance.advance()
-    return rows
-
-
-def table(runs):
-    """As the runner makes it."""
-    curves = {}
-    for rows in runs:
-        one = {}
-        for row in rows:
-            one.setdefault((row.series, row.metric), []).append((row.x, row.value))
-        for key, points in one.items():
-            curves.setdefault(key, []).append(points)
-    arrays = {key: np.array(points) for key, points in curves.items()}
-    return {key: (points[0, :, 0], points[..., 1]) for key, points in arrays.items()}
-
-
 def through_json(state):
     """A state with its arrays aside, the rest as JSON keeps it."""
     if isinstance(state, dict):
@@ -57,7 +38,7 @@ def test_a_stopped_experiment_goes_on_bit_for_bit(name):
     first.advance()
     second.load_state_dict(through_json(first.state_dict()))
     assert second.done == first.done > 0
-    assert run(first) == run(second)
+    assert finished(first) == finished(second)
     assert first.state_dict()["done"] == first.total
 
 
@@ -66,12 +47,12 @@ def test_rows_and_findings_are_those_that_are_announced_and_seeds_differ(name, c
     kind = experiment(name)
     options = kind.Options(**TINY[name])
     with caplog.at_level(logging.WARNING, "marl"):
-        runs = [run(kind(options, seed)) for seed in (0, 1)]
+        runs = [finished(kind(options, seed)) for seed in (0, 1)]
     assert not caplog.records  # what the experiment is about needs no warning
     assert {row.metric for rows in runs for row in rows} == set(kind.metrics)
     assert all(np.isfinite(row.value) for rows in runs for row in rows)
-    assert runs[0] != runs[1] and run(kind(options, 0)) == runs[0]
-    findings = kind.findings(table(runs), options)
+    assert runs[0] != runs[1] and finished(kind(options, 0)) == runs[0]
+    findings = kind.findings(table_of(runs), options)
     assert len({finding.name for finding in findings}) == len(findings) > 4
     assert all(finding.values.shape == (2,) for finding in findings)
     # eigenvalues of a complete graph's Laplacian: N, all but one
@@ -86,7 +67,7 @@ def test_measurements_are_even_on_a_logarithmic_axis_and_end_at_the_end():
 
 def test_theorem_3_ends_where_the_notes_say_it_does():
     kind = experiment("pr-theorem3")
-    curves = table([run(kind(kind.Options(), 0))])
+    curves = table_of([finished(kind(kind.Options(), 0))])
     final = {series: values[0, -1] for (series, metric), (_, values) in curves.items() if metric == "error"}
     # the prototype: .16, .46, .62, .73 (cut, not rounded) after 8 000 updates
     expected = {"kappa_same 1": 0.164, "kappa_same 0.9": 0.460, "kappa_same 0.5": 0.625, "kappa_same 0": 0.738}
@@ -119,7 +100,7 @@ def test_with_different_numbers_of_neighbours_reciprocity_weighs_the_rewards_and
 def test_figure_2_shows_consensus_in_all_kinds_of_reciprocity_and_the_optimum_without_constant_kappa():
     kind = experiment("pr-digital")
     options = kind.Options(agents=8, states=6, gamma=0.5, steps=100_000, anneal_adjacency=0.9)
-    rows = run(kind(options, 1))
+    rows = finished(kind(options, 1))
     final = {(row.series, row.metric): row.value for row in rows}
     for series in ("PR, same states", "PR, constant", "PR, annealed", "QD-learning"):
         assert final[series, "policy_mse"] < 0.05 * final["independent", "policy_mse"]
