@@ -6,23 +6,22 @@ import contextlib
 import logging
 import math
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from marl import config as cfg
+from marl import registry
 from marl.classic.experiments import ELSEWHERE, EXPERIMENTS, experiment
+from marl.classic.experiments.base import Distributed, Drawn
 from marl.classic.figure import draw
-from marl.classic.results import RESULTS, TENSORBOARD, merge, read_results, summarise
-from marl.classic.runner import run
+from marl.classic.results import FORMAT, RESULTS, TENSORBOARD, check_seeds, merge, read_results, read_run, summarise
+from marl.classic.runner import run, run_in_turn
 from marl.doctor import cores, versions
-from marl.parser import Parser, add_settings, make_parser, print_json, reader
-from marl.runfolder import lock, new_run, read_config, write_config
+from marl.parser import Parser, add_settings, free_options, make_parser, print_json, reader
+from marl.runfolder import lock, new_run, write_config
 from marl.terminal import progress_bar, say_how_to_go_on
 from marl.types import UserError
-
-FORMAT = 1
-"""Of ``config.json``."""
 
 SEEDS = (0, 1, 2, 3, 4)
 
@@ -67,27 +66,46 @@ def classic(arguments: Sequence[str]) -> None:
 def lifelong(arguments: Sequence[str]) -> None:
     """The command ``marl lifelong``."""
     parser = _parser("lifelong", [("TASKS", "environments with equal spaces, commas between them")], LIFELONG_HELP)
-    add_settings(parser, "lifelong agents", experiment("lifelong").Options, {}, without=["tasks"])
-    if {"-h", "--help"} & {*arguments}:
+    add_settings(parser, "lifelong agents", experiment("lifelong").Options, {}, without=["tasks", "env", "workers"])
+    asks = bool({"-h", "--help"} & {*arguments})
+    if not arguments or arguments[0].startswith("-"):
+        if not asks:
+            raise UserError("expected: marl lifelong TASKS --agents N [options]")
         parser.print_help()
         return
-    if not arguments or arguments[0].startswith("-"):
-        raise UserError("expected: marl lifelong TASKS --agents N [options]")
-    given = vars(parser.parse(["--isolated=yes" if word == "--isolated" else word for word in arguments]))
-    given["tasks"] = tuple(word for word in given["tasks"].split(",") if word)
-    _start("lifelong", "lifelong", given | {"name": None}, arguments)
+    tasks = tuple(word for word in arguments[0].split(",") if word)
+    env, rest = _task_options(parser, tasks, ["--isolated=yes" if word == "--isolated" else word for word in arguments])
+    if asks:
+        parser.print_help()
+        return
+    given = vars(parser.parse(rest))
+    env |= {name.removeprefix("env."): given.pop(name) for name in list(given) if name.startswith("env.")}
+    own = {"workers": given.pop("workers")} if given.get("engine", "local") != "local" else {}
+    _start("lifelong", "lifelong", given | {"name": None, "tasks": tasks, "env": env}, arguments, own)
 
 
-def _start(command: str, name: str, given: dict[str, Any], arguments: Sequence[str]) -> None:
-    """Make the folder of the experiment that the command line asks for, and run it."""
+def _task_options(parser: Parser, tasks: Sequence[str], words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Let the parser know the options of the tasks' family; or, where it has none of its own, those given and the rest
+    of the words."""
+    options = registry.family(tasks[0].partition("/")[0]).options if tasks else None
+    if options is None:
+        return free_options(words)
+    add_settings(parser, f"{tasks[0].partition('/')[0]}/*", options, {}, "env.")
+    return {}, list(words)
+
+
+def _start(
+    command: str, name: str, given: dict[str, Any], arguments: Sequence[str], more: Mapping[str, Any] | None = None
+) -> None:
+    """Make the folder of the experiment that the command line asks for, and run it; ``more`` of its options."""
     kind = experiment(name)
-    folder, seeds, workers = (given.pop(word) for word in ("run", "seeds", "workers"))
+    folder, seeds, workers = given.pop("run"), given.pop("seeds"), given.pop("workers", None)
     as_json, quiet, _ = (given.pop(word) for word in ("json", "quiet", "name"))
     options = kind.Options()
-    for setting, value in given.items():
+    for setting, value in {**given, **(more or {})}.items():
         options = cfg.replace(options, setting, value)
     cfg.check_ranges(options)
-    _check_seeds(seeds)
+    check_seeds(seeds)
     with _silence():  # the processes that run it say the same
         kind(options, seeds[0])  # raises for options that make no sense together
 
@@ -112,17 +130,25 @@ def resume(folder: Path, workers: int | None, progress: bool, as_json: bool) -> 
         UserError: no such run, in use by another process, a seed that failed, a full disk.
     """
     with lock(folder):
-        config = read_config(folder)
-        name, kind, options, seeds = _read(folder, config)
+        name, kind, options, seeds, command = read_run(folder)
         if not (folder / RESULTS).exists():
-            workers = min(workers or cores(), len(seeds))
+            in_turn = issubclass(kind, Distributed) and kind.distributed(options)
+            if in_turn and workers is not None:
+                raise UserError(f"{folder} has workers of its own, as many as it began with; leave --workers out")
             with say_how_to_go_on(folder), contextlib.closing(progress_bar(0, 0, f" {kind.unit}", progress)) as bar:
-                run(kind, options, seeds, folder, workers, _Show(bar, len(seeds)))
+                show = _Show(bar, len(seeds))
+                if in_turn:
+                    run_in_turn(kind, options, seeds, folder, show)
+                else:
+                    run(kind, options, seeds, folder, min(workers or cores(), len(seeds)), show)
             merge(folder, seeds)
         curves = read_results(folder)
         rows = summarise(kind, options, curves, seeds, folder)
         picture = folder / f"{name}.png"
-        draw(name, kind.metrics, curves, len(seeds), config.get("command", ""), picture)
+        if issubclass(kind, Drawn):
+            kind.draw(curves, options, command, picture)
+        else:
+            draw(name, kind.metrics, curves, len(seeds), command, picture)
     if as_json:
         print_json({"run": str(folder), "findings": [row._asdict() for row in rows]})
         return
@@ -188,11 +214,6 @@ def _workers(text: str) -> int:
     return count
 
 
-def _check_seeds(seeds: Sequence[int]) -> None:
-    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
-        raise UserError(f"seeds: expected different numbers from 0 on, got {' '.join(map(str, seeds)) or 'none'}")
-
-
 class _Show:
     """Moves the bar, which counts the work of all seeds; what an earlier process did is no speed of this one's."""
 
@@ -208,21 +229,6 @@ class _Show:
             self.bar.initial += done
         self.done[seed] = done
         self.bar.update(sum(self.done.values()) - self.bar.n)
-
-
-def _read(folder: Path, config: dict[str, Any]) -> tuple[str, Any, Any, list[int]]:
-    """Name, class, options and seeds; raises ``UserError`` for a damaged ``config.json`` or one of another version."""
-    if config.get("format") != FORMAT:
-        raise UserError(f"{folder / 'config.json'}: expected format {FORMAT}, got {config.get('format')!r}")
-    try:
-        name, seeds = str(config["experiment"]), [int(seed) for seed in config["seeds"]]
-        kind = experiment(name)
-        options: Any = cfg.from_json(kind.Options, config["options"])
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{folder / 'config.json'} is damaged: {' '.join(repr(error).split())}") from None
-    cfg.check_ranges(options)
-    _check_seeds(seeds)
-    return name, kind, options, seeds
 
 
 @contextlib.contextmanager

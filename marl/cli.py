@@ -5,8 +5,6 @@ Exit codes: 0 done, 2 the user's input, 130 interrupted, 1 anything else.
 
 from __future__ import annotations
 
-import ctypes
-import json
 import logging
 import math
 import os
@@ -16,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from marl import config as cfg
-from marl import presets, registry
-from marl.parser import Parser, add_settings, make_parser, print_json, reader
+from marl import lifelong_cli, presets, registry
+from marl.parser import Parser, add_settings, free_options, make_parser, print_json, reader
 from marl.runfolder import read_config, read_training
 from marl.types import UserError
 
@@ -34,6 +32,12 @@ Train a population of teams from scratch.
 `marl train ALGO ENV --help` lists every setting of that algorithm and environment; `marl list` lists both, and
 `marl list --presets` the runs of the policy-reciprocity paper. Options after a preset stand instead of its own.
 Every combination of the sweeps' values with every seed is one member, and all members train at once.
+"""
+
+
+PLOT_HELP = """\
+Learning curves of runs of marl train: interquartile mean and bootstrap interval over seeds.
+Of runs of marl lifelong with different --agents: agent reward and agent time against the number of agents.
 """
 
 
@@ -75,7 +79,7 @@ def train(arguments: Sequence[str]) -> None:
     if family.options is not None:
         add_settings(parser, names[1], family.options, preset.env if preset else {}, "env.")
     else:
-        free, rest = _free_options(arguments)
+        free, rest = free_options(arguments)
     given = vars(parser.parse(rest))
     env = {k.removeprefix("env."): given.pop(k) for k in list(given) if k.startswith("env.")} | free
     sweep = dict(_sweep(algorithm.Config, text) for text in given.pop("sweep"))
@@ -101,26 +105,6 @@ def _preset(arguments: Sequence[str]) -> tuple[presets.Preset | None, list[str]]
     if rest and not rest[0].startswith("-"):
         raise UserError(f"--preset {given.preset} says what to train; got {rest[0]!r} as well")
     return preset, rest
-
-
-def _free_options(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """``--env.KEY VALUE`` for families that hand any keyword on, values read as JSON where they are; and the rest."""
-    free: dict[str, Any] = {}
-    rest: list[str] = []
-    pending = iter(arguments)
-    for argument in pending:
-        if not argument.startswith("--env."):
-            rest.append(argument)
-            continue
-        name, equals, value = argument.removeprefix("--env.").partition("=")
-        text = value if equals else next(pending, None)
-        if text is None or (not equals and text.startswith("--")):
-            raise UserError(f"{argument}: expected a value")
-        try:
-            free[name.replace("-", "_")] = json.loads(text)
-        except ValueError:
-            free[name.replace("-", "_")] = text
-    return free, rest
 
 
 def _sweep(config: type, text: str) -> tuple[str, list[Any]]:
@@ -198,14 +182,22 @@ def evaluate(arguments: Sequence[str]) -> None:
         metavar="MP4",
         help="Film the first episodes. Default: video.mp4 in RUN.",
     )
-    parser.add_argument("--member", default="0", help="Which member to film, its number or name. Default: 0.")
+    parser.add_argument("--member", help="Which member to film, its number or name. Default: 0.")
+    parser.add_argument("--task", metavar="ID", help="Of marl lifelong: play this task alone. Default: all.")
     parser.add_argument("--json", action="store_true", help="Print one JSON object.")
     given = parser.parse(arguments)
     video = Path(given.run) / "video.mp4" if given.video is True else given.video
+    if lifelong_cli.is_lifelong(Path(given.run)):
+        if given.member is not None:
+            raise UserError("--member: lifelong agents are no members of a population; agent 0 is filmed")
+        lifelong_cli.evaluate(Path(given.run), given.episodes, video, given.task, given.json)
+        return
+    if given.task is not None:
+        raise UserError(f"--task: {given.run} is no run of marl lifelong, and has one environment")
     from marl import api
     from marl.stats import t_quantile
 
-    result = api.evaluate(given.run, given.episodes, video, _member(given.run, given.member))
+    result = api.evaluate(given.run, given.episodes, video, _member(given.run, given.member or "0"))
     if given.json:
         print_json(result)
         return
@@ -251,16 +243,22 @@ def list_(arguments: Sequence[str]) -> None:
 
 
 def plot(arguments: Sequence[str]) -> None:
-    parser = make_parser("plot", "Learning curves of one or more runs: interquartile mean and bootstrap interval.", [])
+    parser = make_parser("plot", PLOT_HELP, [])
     parser.usage = "marl plot RUN [RUN ...] [options]"
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="run folders")
     parser.add_argument("--out", type=Path, metavar="PNG", help="Default: curves.png in the first run's folder.")
-    parser.add_argument("--metric", default="eval/return_mean", help="A metric of the log. Default: eval/return_mean.")
+    parser.add_argument("--metric", help="A metric of the log of marl train. Default: eval/return_mean.")
     parser.add_argument("--json", action="store_true", help="Print the table as one JSON object.")
     given = parser.parse(arguments)
+    out = given.out or given.runs[0] / "curves.png"
+    if lifelong_cli.all_lifelong(given.runs):
+        if given.metric is not None:
+            raise UserError("--metric: runs of marl lifelong are drawn with their own measures")
+        lifelong_cli.plot(given.runs, out, given.json)
+        return
     from marl.plot import plot as draw
 
-    curves = draw(given.runs, given.out or given.runs[0] / "curves.png", given.metric)
+    curves = draw(given.runs, out, given.metric or "eval/return_mean")
     if given.json:
         print_json({"picture": str(curves.path), "groups": [row._asdict() for row in curves.table]})
         return
@@ -292,17 +290,6 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
     "plot": (plot, "learning curves of runs"),
     "doctor": (doctor, "versions, optional parts, what is missing"),
 }
-
-
-def keep_memory() -> None:
-    """Tell glibc to keep freed memory: large temporaries would else be mapped and unmapped at every update."""
-    try:
-        libc = ctypes.CDLL("libc.so.6")
-    except OSError:  # another C library
-        return
-    m_trim_threshold, m_top_pad, m_mmap_threshold = -1, -2, -3
-    for parameter, size in ((m_mmap_threshold, 32 << 20), (m_trim_threshold, 1 << 30), (m_top_pad, 64 << 20)):
-        libc.mallopt(parameter, size)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -149,6 +149,8 @@ def _fits(kind: Any, value: Any) -> bool:
         return any(_fits(a, value) for a in args)
     if origin is tuple:
         return isinstance(value, tuple) and all(_fits(args[0], v) for v in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(_fits(args[0], key) for key in value)
     if isinstance(value, bool):
         return kind is bool
     return isinstance(value, (int, float) if kind is float else kind)
@@ -201,7 +203,15 @@ class LoopConfig:
     steps: int = option(1_000_000, "Environment steps per member: one copy advancing once, all agents acting, is one.")
     agents: int | None = option(None, "Number of agents where the environment leaves it open; none: its own default.")
     copies: int = option(1, "Copies of the environment that each member steps at once.")
-    workers: int = option(0, "Processes that step the environments; 0: this process.", least=0)
+    engine: Literal["local", "processes", "ray"] = option(
+        "local", "Where the members train: in this process, or shared among processes or the nodes of a Ray cluster."
+    )
+    address: str | None = option(None, "HOST:PORT of the Ray cluster to join.")
+    workers: int = option(
+        0,
+        "Processes that step the environments; 0: this one. With an engine: those that share the members; 0: all.",
+        least=0,
+    )
     eval_every: int = option(10_000, "Steps between evaluations; 0: never.", least=0)
     eval_episodes: int = option(10, "Episodes of one evaluation, per member.")
     log_every: int = option(1_000, "Steps between rows of the log.")

@@ -84,6 +84,26 @@ def reader(name: str, kind: Any) -> Callable[[str], Any]:
     return read
 
 
+def free_options(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """``--env.KEY VALUE`` for families that hand any keyword on, values read as JSON where they are; and the rest."""
+    free: dict[str, Any] = {}
+    rest: list[str] = []
+    pending = iter(arguments)
+    for argument in pending:
+        if not argument.startswith("--env."):
+            rest.append(argument)
+            continue
+        name, equals, value = argument.removeprefix("--env.").partition("=")
+        text = value if equals else next(pending, None)
+        if text is None or (not equals and text.startswith("--")):
+            raise UserError(f"{argument}: expected a value")
+        try:
+            free[name.replace("-", "_")] = json.loads(text)
+        except ValueError:
+            free[name.replace("-", "_")] = text
+    return free, rest
+
+
 def print_json(value: Any) -> None:
     """JSON knows no nan: what is unknown becomes null."""
     print(json.dumps(json.loads(json.dumps(value), parse_constant=lambda name: None)))

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from marl.classic.experiments.base import Array, Metric
-from marl.classic.results import Curves
+from marl.classic.experiments.base import Array, Curves, Metric
 from marl.drawing import band_style, line_style, new_figure, save, tidy, write_caption
 from marl.stats import common_grid, t_interval
 

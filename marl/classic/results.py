@@ -7,27 +7,29 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from marl.classic.experiments.base import Array, Experiment, Finding, Metric, Row, Table
+from marl import config as cfg
+from marl.classic.experiments import experiment
+from marl.classic.experiments.base import Array, Curves, Experiment, Finding, Metric, Row, Table
 from marl.events import EventFile, csv_text
-from marl.runfolder import explain_disk_errors, write_atomically
+from marl.runfolder import CONFIG, explain_disk_errors, read_config, write_atomically
 from marl.stats import t_interval
 from marl.types import UserError
 
 COLUMNS = ("seed", "series", "metric", "unit", "x", "value")
 """The columns of ``results.csv`` and of each seed's own file."""
 
+FORMAT = 1
+"""Of ``config.json``."""
+
 RESULTS = "results.csv"
 FINDINGS = "findings.csv"
 TENSORBOARD = "tensorboard"
 SEEDS = "seeds"
 """The folder of what each seed saved."""
-
-Curves: TypeAlias = dict[tuple[str, str], dict[int, tuple[Array, Array]]]
-"""``(series, metric)`` -> seed -> x and values, as they were measured."""
 
 
 class Summary(NamedTuple):
@@ -47,6 +49,46 @@ class Summary(NamedTuple):
     high: float
     unit: str
     seeds: int
+
+
+class Run(NamedTuple):
+    """What ``config.json`` says of an experiment's run.
+
+    Attributes:
+        name: the experiment's.
+        kind: its class.
+        options: an instance of ``kind.Options``.
+        seeds: as they were asked for.
+        command: what made it.
+    """
+
+    name: str
+    kind: type[Experiment]
+    options: Any
+    seeds: list[int]
+    command: str
+
+
+def read_run(folder: Path) -> Run:
+    """The run in ``folder``; raises ``UserError`` for a damaged ``config.json`` or one of another version."""
+    config = read_config(folder)
+    if config.get("format") != FORMAT:
+        raise UserError(f"{folder / CONFIG}: expected format {FORMAT}, got {config.get('format')!r}")
+    try:
+        name, seeds = str(config["experiment"]), [int(seed) for seed in config["seeds"]]
+        kind = experiment(name)
+        options: Any = cfg.from_json(kind.Options, config["options"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{folder / CONFIG} is damaged: {' '.join(repr(error).split())}") from None
+    cfg.check_ranges(options)
+    check_seeds(seeds)
+    return Run(name, kind, options, seeds, str(config.get("command", "")))
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Raise ``UserError`` for seeds that are none."""
+    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        raise UserError(f"seeds: expected different numbers from 0 on, got {' '.join(map(str, seeds)) or 'none'}")
 
 
 class SeedLog:

@@ -7,16 +7,12 @@ nor on how often the run was stopped or killed.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import logging
 import multiprocessing
-import os
-import signal
-import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from multiprocessing import connection, resource_tracker
+from collections.abc import Callable, Sequence
+from multiprocessing import connection
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -24,15 +20,13 @@ from typing import Any
 from marl.classic.experiments.base import Experiment, Housed
 from marl.classic.results import SEEDS, SeedLog
 from marl.classic.storage import load_state, save_state
+from marl.processes import die_with_parent, how_it_ended, quiet_start
 from marl.runfolder import explain_disk_errors
 from marl.terminal import Interrupted, stop_requests
 from marl.types import State, UserError
 
 CHECKPOINT_SECONDS = 30.0
 """Between two checkpoints of a seed."""
-
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "NUMBA_NUM_THREADS")
-"""Environment variables that say with how many threads libraries compute; each process has one."""
 
 STOP = None
 """What the parent sends instead of a seed."""
@@ -102,6 +96,28 @@ def run(
         raise Interrupted("stopped, everything saved")
 
 
+def run_in_turn(
+    experiment: type[Experiment],
+    options: Any,
+    seeds: Sequence[int],
+    folder: Path,
+    show: Callable[[int, int, int], None],
+) -> None:
+    """As ``run``, but one seed after another in this process, up to the first that fails."""
+    with stop_requests() as stop:
+        for seed in seeds:
+            finished = run_seed(
+                experiment(options, seed),
+                seed,
+                folder,
+                CHECKPOINT_SECONDS,
+                show=lambda done, total, seed=seed: show(seed, done, total),  # type: ignore[misc]
+                asked_to_stop=lambda: bool(stop),
+            )
+            if not finished:
+                raise Interrupted("stopped, everything saved")
+
+
 class _Worker:
     """A process that runs one seed after another, as the parent sees it."""
 
@@ -109,7 +125,7 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.connection, there = context.Pipe()
         self.process = context.Process(target=_serve, args=(there, *job), daemon=True)
-        with _quiet_start():
+        with quiet_start():
             self.process.start()
         there.close()  # so that the end of the process is the end of the pipe
         self.alive = True
@@ -127,10 +143,7 @@ class _Worker:
             return kind, news
         except (EOFError, OSError):
             self.alive = False
-            self.process.join()
-            code = self.process.exitcode or 0
-            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-            return "failed", f"its process {how}" + (", perhaps for want of memory" if code == -signal.SIGKILL else "")
+            return "failed", f"its process {how_it_ended(self.process)}"
 
     def ask_to_stop(self) -> None:
         if not self.asked:
@@ -158,29 +171,12 @@ def _ready(team: Sequence[_Worker]) -> list[_Worker]:
     return [worker for worker in team if worker.connection in found]
 
 
-@contextlib.contextmanager
-def _quiet_start() -> Iterator[None]:
-    """Processes started inside compute with one thread each, and leave Ctrl-C and SIGTERM to this process."""
-    before = {name: os.environ.get(name) for name in THREADS}
-    resource_tracker.ensure_running()  # else ``Process.start`` would do it, and unblock the signals
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    os.environ.update(dict.fromkeys(THREADS, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name)
-            if value is not None:
-                os.environ[name] = value
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
-
 # ---- in the process of a worker -----------------------------------------------------------------------------------
 
 
 def _serve(parent: Connection, experiment: type[Experiment], options: Any, folder: Path, seconds: float) -> None:
     """The life of a worker process: run the seeds that the parent names until it says stop or is gone."""
-    _die_with_parent()
+    die_with_parent()
     logging.getLogger("marl").addHandler(_Notes(parent))
     logging.getLogger("marl").propagate = False
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
@@ -281,18 +277,3 @@ class _Notes(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         with contextlib.suppress(OSError):
             self.parent.send(("note", record.getMessage()))
-
-
-def _die_with_parent() -> None:
-    """End this process when its parent is killed, before someone else resumes the run."""
-    with contextlib.suppress(AttributeError, OSError):  # Linux alone has it; it works even in compiled code
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    threading.Thread(target=_watch_parent, daemon=True).start()
-
-
-def _watch_parent() -> None:
-    """The same for other systems, and for a parent that died before."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)

@@ -27,6 +27,9 @@ class Abreast(VectorEnv):
         self.parts = list(parts)
         first = self.parts[0]
         for part in self.parts[1:]:
+            ours, theirs = _spaces(first.spec), _spaces(part.spec)
+            if ours != theirs:
+                raise UserError(f"tasks need equal spaces: {first.spec.id} has {ours}, {part.spec.id} has {theirs}")
             for name, wanted in _comparable(first.spec, first.copies).items():
                 if (got := _comparable(part.spec, part.copies)[name]) != wanted:
                     raise UserError(
@@ -84,6 +87,19 @@ class Abreast(VectorEnv):
             part.close()
 
 
+def _spaces(spec: EnvSpec) -> str:
+    """In words; equal where the spaces of every agent are."""
+    seen = (
+        "a picture of {} x {} x {}".format(*spec.pixels) if spec.pixels else f"observations of {_sizes(spec.obs_sizes)}"
+    )
+    kind = "actions" if spec.discrete else "numbers as its action"
+    return f"{seen} and {_sizes(spec.action_sizes)} {kind}"
+
+
+def _sizes(sizes: Sequence[int]) -> str:
+    return "/".join(map(str, sizes))
+
+
 def _comparable(spec: EnvSpec, copies: int) -> dict[str, object]:
     """What must be equal: all but names, time limits, and whether states can be saved."""
     values = dataclasses.asdict(spec) | {"copies": copies}
@@ -93,4 +109,6 @@ def _comparable(spec: EnvSpec, copies: int) -> dict[str, object]:
 def _join(parts: Sequence[Tensor | None]) -> Tensor | None:
     """Along the members; None where there is nothing."""
     there = [part for part in parts if part is not None]
+    if len(there) == 1:
+        return there[0]
     return torch.cat(there) if there else None

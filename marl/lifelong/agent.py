@@ -1,4 +1,4 @@
-"""Lifelong agents: they recognise their task, borrow what is known of it or learn and share it, and do not forget.
+"""A team of lifelong agents: they recognise their task, borrow what is known of it or learn and share it.
 
 After DistMT's deep agent (Section 4 of the paper); ``docs/lifelong/index.md`` says what was decided here.
 """
@@ -6,200 +6,194 @@ After DistMT's deep agent (Section 4 of the paper); ``docs/lifelong/index.md`` s
 from __future__ import annotations
 
 import contextlib
+import logging
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
-from marl.algos.common import load_parts, save_parts
-from marl.algos.dqn import DQN
 from marl.classic.experiments.base import Row
-from marl.envs.base import EnvSpec
-from marl.lifelong.ewc import EWC, fisher
-from marl.lifelong.hub import Hub
+from marl.engines import Engine, Worker
+from marl.lifelong.crew import Crew
+from marl.lifelong.hub import Hub, Match
 from marl.lifelong.options import LifelongOptions
-from marl.lifelong.play import mean_returns
 from marl.lifelong.records import Records
-from marl.lifelong.round import Round
 from marl.lifelong.sequence import TaskSequence
-from marl.lifelong.simnet import THRESHOLD, Fingerprint, fingerprints
+from marl.lifelong.shard import Ended, Shard
+from marl.lifelong.simnet import THRESHOLD
 from marl.lifelong.snapshot import copy_hub
-from marl.modules.q_values import worth
+from marl.lifelong.tasks import Tasks
 from marl.streams import derive
 from marl.types import State, UserError
 
-CHUNK = 50
-"""Steps of all copies in one ``advance``."""
+log = logging.getLogger("marl")
+
+SECONDS = 1.0
+"""How long all workers learn before they are asked what came of it."""
 
 TOLD = 0.5
 """The hub's threshold where agents are told their tasks: fingerprints are then 0 or the square root of 2 apart."""
 
 
-class Team:
-    """N agents of one seed, with one hub or without any; agent i's numbers depend on the others through the hub alone.
+class Plan(NamedTuple):
+    """Who runs, in one seed of a run.
 
-    All rounds of all agents begin and end together.
-
-    Args:
-        options: of the run.
-        seed: of everything random.
-        spec: of the tasks.
-        skip: frames of the game in an environment step.
+    Attributes:
         name: of the rows' series.
         agents: N.
         shared: the agents have a hub; else each learns alone, and does not identify its tasks, as nobody knows them.
         ewc: strength of the penalty against forgetting.
+    """
+
+    name: str
+    agents: int
+    shared: bool
+    ewc: float
+
+
+class Team:
+    """N agents of one seed, with one hub or without any; agent i's numbers depend on the others through the hub alone.
+
+    All rounds of all agents begin and end together. The agents live in an engine's workers, several of them stacked in
+    each; when a worker dies, its agents are placed anew and do once more, to the same numbers, what they did since
+    they were last saved.
+
+    Args:
+        options: of the run.
+        seed: of everything random.
+        tasks: that there are.
+        plan: who runs.
         folder: where the hub is; what is there is not touched before the first round begins anew.
+        engine: where the agents live.
 
     Attributes:
         sequence: who meets which task when.
-        learner: N members with one agent each.
-        done: environment steps of learning, of ``total``, in all rounds.
+        done: environment steps of learning, of ``total``, in all rounds; those of the agents that are behind.
+        groups: each worker's agents.
+        crew: the workers, once a round has begun.
     """
 
     def __init__(
-        self,
-        options: LifelongOptions,
-        seed: int,
-        spec: EnvSpec,
-        skip: int,
-        name: str,
-        agents: int,
-        shared: bool,
-        ewc: float,
-        folder: Path,
+        self, options: LifelongOptions, seed: int, tasks: Tasks, plan: Plan, folder: Path, engine: Engine
     ) -> None:
-        self.options, self.spec, self.shared, self.folder, self.skip = options, spec, shared, folder, skip
-        rounds = options.rounds or len(options.tasks)
-        self.sequence = TaskSequence(len(options.tasks), agents, rounds, options.draws, derive(seed, "sequence"))
-        self.seeds = [derive(seed, "agent", i) for i in range(agents)]
-        self.names = [f"agent_{i}" for i in range(agents)]
-        self.learner = DQN(spec, [options.dqn] * agents, self.seeds)
-        self.ewc = EWC(ewc, options.ewc_mode)
-        if ewc > 0:
-            self.learner.penalties.append(self.ewc)
-        self.steps = -(-options.frames // (skip * options.copies)) * options.copies  # of a task
+        self.options, self.tasks, self.plan, self.folder, self.engine = options, tasks, plan, folder, engine
+        rounds = options.rounds or len(tasks.names)
+        self.sequence = TaskSequence(len(tasks.names), plan.agents, rounds, options.draws, derive(seed, "sequence"))
+        self.seeds = [derive(seed, "agent", i) for i in range(plan.agents)]
+        count = options.workers or engine.capacity
+        self.groups = [part.tolist() for part in torch.arange(plan.agents).tensor_split(min(count, plan.agents))]
+        self.steps = tasks.steps(options.frames, options.copies)  # of a round
         self.total = rounds * self.steps
-        self.records = Records(name, options.tasks, agents)
-        self.hub: Hub | None = None
-        self.now: Round | None = None
+        self.records = Records(plan.name, tasks.names, plan.agents)
+        self.hub: Any = None  # a Hub, or what reaches it
+        self.crew: Crew | None = None
+        self.saved: list[State | None] = [None] * len(self.groups)
+        self.reached = [0] * len(self.groups)
+        self.matches: list[Match] | None = None
+        self.begun = False
         self.copies_made = 0
 
     @property
     def done(self) -> int:
-        return self.sequence.round * self.steps + (self.now.done if self.now else 0)
+        return self.sequence.round * self.steps + (min(self.reached) if self.begun else 0)
 
     def advance(self) -> list[Row]:
         """A part of a round, and what was measured; while ``done < total``.
 
         Raises:
-            UserError: see ``Round``; a full disk.
+            UserError: see ``Round``; a full disk; a worker that dies again and again.
         """
-        if self.now is None:
-            self.now = self._begin()
-            self._examine(self.now)
-        for _ in range(CHUNK):
-            self.now.advance(self.learner)
-            if self.now.done >= self.steps:
-                self._end(self.now)
-                self.now = None
-                break
-            if self._point(self.now) > self.records.point:
-                self._examine(self.now)
+        if self.crew is None:
+            self._open_hub(None)
+            self.crew = self._gather()
+        if not self.begun:
+            self._begin(self.crew)
+        behind = [k for k, reached in enumerate(self.reached) if reached < self.steps]
+        news = self.crew.ask(behind, "advance", [(SECONDS,)] * len(behind))
+        for k, (reached, points) in zip(behind, news, strict=True):
+            if reached > self.reached[k]:
+                self.reached[k] = reached
+                self.crew.progressed(k)
+            for point in points:
+                self.records.evaluated(point.number, self.groups[k], point.scores, point.frames)
+        if min(self.reached) >= self.steps:
+            self._end(self.crew)
         return self.records.take()
 
     def close(self) -> None:
-        """Let go of the hub and of the round's environments."""
+        """Let go of the workers and of the hub."""
+        if self.crew is not None:
+            self.crew.close()
         if self.hub is not None:
             self.hub.close()
-            self.hub = None
-        if self.now is not None:
-            self.now.close()
+        self.crew, self.hub = None, None
 
     # ---- a round --------------------------------------------------------------------------------------------------
 
-    def _begin(self) -> Round:
+    def _begin(self, crew: Crew) -> None:
         """Identify, and borrow what somebody has learnt."""
-        if self.sequence.round == 0:
-            self._open_hub(None)
         tasks, turn = self.sequence.now(), self.sequence.round
-        seeds = [derive(seed, "round", turn) for seed in self.seeds]
-        numbers = [turn + 1] * len(tasks)
-        lent: dict[int, dict[str, Tensor]] = {}
+        self.records.begin(tasks)
+        self.matches = None
         if self.hub is not None:
-            prints = self._fingerprints(tasks, seeds)
-            for i, agent in enumerate(self.names):
-                match = self.hub.meet(prints[i], agent)
-                numbers[i] = match.task
-                self.records.matched(tasks[i], match)
-                known = self.hub.fetch(match.task, agent) if match.learnt else None
-                if known is not None and known.transitions is not None:
-                    lent[i] = known.transitions
-        self.learner.steps = 0  # exploration begins anew
-        return self._round(numbers, lent)
+            prints = [each for group in crew.ask_all("identify", turn, tasks) for each in group]
+            self.matches = [self.hub.meet(prints[i], f"agent_{i}") for i in range(len(tasks))]
+            for task, match in zip(tasks, self.matches, strict=True):
+                self.records.matched(task, match)
+        self.begun, self.reached = True, [0] * len(self.groups)
+        borrow = [each for group in crew.ask_all("begin", turn, tasks, self.matches) for each in group]
+        for i, match in enumerate(self.matches or []):
+            if match.learnt and not borrow[i]:
+                message = "%s: what was learnt of task %d is gone; agent_%d learns it anew"
+                log.warning(message, self.plan.name, match.task, i)
 
-    def _round(self, numbers: list[int], lent: dict[int, dict[str, Tensor]]) -> Round:
-        o, turn = self.options, self.sequence.round
-        seeds = [derive(seed, "round", turn) for seed in self.seeds]
-        tasks = [o.tasks[m] for m in self.sequence.now()]
-        return Round(tasks, seeds, numbers, lent, self.spec, o.dqn, o.copies, self.steps)
-
-    def _identification(self) -> int:
-        """Frames that one agent plays to know its task."""
-        return self.options.identify_steps * self.skip if self.shared and self.options.identify == "simnet" else 0
-
-    def _fingerprints(self, tasks: list[int], seeds: list[int]) -> list[Fingerprint]:
-        if self.options.identify == "told":
-            return [{"task": row} for row in torch.eye(len(self.options.tasks))[tasks]]
-        return fingerprints([self.options.tasks[m] for m in tasks], seeds, self.options.identify_steps)
-
-    def _point(self, now: Round) -> int:
-        """The evaluation that is due, from 0 on; the round's last one comes with its end."""
-        return min(now.done * self.options.evals // self.steps, self.options.evals - 1)
-
-    def _examine(self, now: Round) -> None:
-        """Every agent on its own task."""
-        scores = mean_returns(self.learner, now.tasks, self.seeds, self.options.eval_episodes)
-        self._record(now, self._point(now), scores)
-
-    def _record(self, now: Round, point: int, scores: Tensor) -> None:
-        self.records.learning(point, self.sequence.now(), scores, self._played(now), self.options.evals)
-
-    def _played(self, now: Round) -> list[int]:
-        """Frames of each agent in this round."""
-        first, played = self._identification(), now.done * self.skip
-        return [first + (played if i in now.players else 0) for i in range(len(self.seeds))]
-
-    def _end(self, now: Round) -> None:
-        """Evaluate everybody on everything, share what was learnt, and hold on to it."""
-        tasks = self.sequence.now()
-        scores = torch.stack([self._all_on(task) for task in self.options.tasks], dim=1)
-        own = scores[torch.arange(len(tasks)), tasks]
-        self._record(now, self.options.evals, own)
-        if self.hub is not None:
-            for i in now.players:
-                network = {name: p.detach()[i, 0].clone() for name, p in self.learner.critic.named_parameters()}
-                self.hub.publish(now.numbers[i], network, now.experience(i), float(own[i]), self.names[i])
-        if self.ewc.strength > 0:
-            batch = now.draw(self.options.ewc_samples)
-            matters = fisher(self.learner.critic, worth, batch.obs, batch.action)
-            self.ewc.remember(self.learner.critic, matters, torch.tensor(now.numbers)[:, None])
-        traffic = self.hub.traffic().values() if self.hub is not None else []
-        total = sum(account.sent + account.received for account in traffic)
-        self.records.end(tasks, scores, sum(self._played(now)), now.updates * len(tasks), total)
-        now.close()
+    def _end(self, crew: Crew) -> None:
+        """Everybody is evaluated on everything, and shares what it learnt, in the agents' order."""
+        ended: list[Ended] = crew.ask_all("end")
+        for agents, group in zip(self.groups, ended, strict=True):
+            self.records.evaluated(group.last.number, agents, group.last.scores, group.last.frames)
+        self.saved = [crew.ask([k], "share", [(group.last,)])[0] for k, group in enumerate(ended)]
+        traffic = self.hub.traffic() if self.hub is not None else {}
+        total = [sum(traffic[name][::2]) if (name := f"agent_{i}") in traffic else 0 for i in range(self.plan.agents)]
+        frames = [n for group in ended for n in group.last.frames]
+        scores = torch.cat([group.scores for group in ended])
+        self.records.end(scores, frames, sum(group.updates for group in ended), total)
+        self.begun = False
         self.sequence.advance()
 
-    def _all_on(self, task: str) -> Tensor:
-        """``[N]``, mean returns."""
-        return mean_returns(self.learner, [task] * len(self.seeds), self.seeds, self.options.eval_episodes)
+    # ---- workers --------------------------------------------------------------------------------------------------
+
+    def _gather(self) -> Crew:
+        return Crew(self.plan.name, self.groups, self._place, self._restore)
+
+    def _place(self, agents: Sequence[int]) -> Worker:
+        seeds = [self.seeds[i] for i in agents]
+        return self.engine.place(Shard, self.options, self.tasks, agents, seeds, self.plan.ewc, self.hub)
+
+    def _restore(self, k: int, worker: Worker, method: str) -> None:
+        """From where worker k was last saved, in this round or before it, to where it was to do ``method``."""
+        assert self.crew is not None
+        state = self.saved[k]
+        if state is not None:
+            worker.call("load_state_dict", state).result()
+        if not self.begun or method in ("begin", "load_state_dict"):
+            return
+        if state is None or state["now"] is None:
+            begin = (self.sequence.round, self.sequence.now(), self.matches)
+            worker.call("begin", *self.crew.part(k, begin)).result()
+        reached = 0
+        while reached < self.reached[k]:
+            reached, _ = worker.call("advance", SECONDS).result()
+        if method == "share":
+            worker.call("end").result()
 
     # ---- the hub's folder, and going on ---------------------------------------------------------------------------
 
     def _open_hub(self, copy: int | None) -> None:
         """A new hub, or the one of which there is a copy of that number; nothing where there is no hub."""
-        if not self.shared:
+        if not self.plan.shared:
             return
         place = self.folder / "hub"
         if copy is None:
@@ -210,35 +204,44 @@ class Team:
             copy_hub(self._copy(copy), place)
         told = self.options.identify == "told"
         threshold = TOLD if told else THRESHOLD if self.options.threshold is None else self.options.threshold
-        self.hub = Hub(place, threshold, self.options.hub_bytes)
+        self.hub = self.engine.serve(Hub, place, threshold, self.options.hub_bytes)
 
     def _copy(self, number: int) -> Path:
         return self.folder / f"saved-{number}"
 
-    PARTS = ("sequence", "learner", "ewc", "records")
+    PARTS = ("sequence", "records")
+    NUMBERS = ("begun", "reached", "copies_made")
 
     def state_dict(self) -> State:
         """Everything that changes. The hub is copied beside it: ``load_state_dict`` takes it back to this moment.
 
         The last two copies stay, so that there is one for the checkpoint on the disk until the new one is there too.
         """
+        if self.crew is not None:
+            self.saved = self.crew.ask_all("state_dict")
         if self.hub is not None:
             self.copies_made += 1
             copy_hub(self.folder / "hub", self._copy(self.copies_made))
             with contextlib.suppress(OSError):
                 shutil.rmtree(self._copy(self.copies_made - 2))
-        now = None if self.now is None else self.now.state_dict()
-        return {**save_parts(self, self.PARTS), "copies_made": self.copies_made, "now": now}
+        state: State = {name: getattr(self, name) for name in self.NUMBERS}
+        state["reached"] = list(self.reached)
+        state |= {name: getattr(self, name).state_dict() for name in self.PARTS}
+        state["matches"] = None if self.matches is None else [list(match) for match in self.matches]
+        return {**state, "shards": {str(k): each for k, each in enumerate(self.saved)}}
 
     def load_state_dict(self, state: State) -> None:
         """Go on from there, in a new team; raises ``UserError`` where the hub's copy is gone."""
-        self.close()
-        load_parts(self, self.PARTS, state)
-        self.copies_made = state["copies_made"]
+        for name in self.PARTS:
+            getattr(self, name).load_state_dict(state[name])
+        for name in self.NUMBERS:
+            setattr(self, name, state[name])
+        self.reached = list(state["reached"])
+        self.matches = None if state["matches"] is None else [Match(*match) for match in state["matches"]]
+        self.saved = [state["shards"][str(k)] for k in range(len(self.groups))]
+        if self.saved[0] is None:  # nothing had begun
+            return
         if self.copies_made:
             self._open_hub(self.copies_made)
-        self.now = None
-        if state["now"] is not None:
-            lent = {int(i): borrowed["bundle"] for i, borrowed in state["now"]["borrowed"].items()}
-            self.now = self._round(state["now"]["numbers"], lent)
-            self.now.load_state_dict(state["now"])
+        self.crew = self._gather()
+        self.crew.ask(range(len(self.groups)), "load_state_dict", [(state,) for state in self.saved])

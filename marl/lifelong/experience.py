@@ -13,20 +13,23 @@ from marl.envs.base import EnvSpec
 from marl.replay import Replay
 from marl.types import Batch, State
 
-_HEAD, _FINAL = "head_", "final_"
+_HEAD = "head_"
+_WHOSE = {"final": "ended", "older": "begun"}
+"""Tensors whose names begin so have a row for each copy of each slot that is marked there."""
 
 
 def extract(replay: Replay, member: int) -> dict[str, Tensor]:
     """All that a replay holds of one member, in the order of time: ``[T, 1, E, ...]``, what was seen stored once.
 
-    ``head_obs`` is what was seen after the last step, ``final_obs`` what at episodes' ends.
+    ``head_obs`` is what was seen after the last step, ``final_obs`` what at episodes' ends. Of stacked frames each is
+    there once; ``older_frames`` are those before an episode's first one.
     """
     slots = replay.read(_oldest(replay), replay.written)
-    whose = slots["ended"].nonzero()[:, 1]
     part = slice(member, member + 1)
-    result = {
-        name: (x[whose == member] if name.startswith(_FINAL) else x[:, part]).contiguous() for name, x in slots.items()
-    }
+    result = {}
+    for name, x in slots.items():
+        marks = _WHOSE.get(name.partition("_")[0])
+        result[name] = x[:, part].contiguous() if marks is None else x[slots[marks].nonzero()[:, 1] == member]
     now = replay.written % replay.ring
     return result | {_HEAD + name: ring[now, part].clone() for name, ring in replay.seen.items()}
 
@@ -37,7 +40,7 @@ def restored(bundle: Mapping[str, Tensor], config: DQNConfig, spec: EnvSpec, see
     config = dataclasses.replace(config, buffer_size=slots * copies)
     replay = Replay.of(config, spec, copies, [seed], 0)
     head = {name: bundle[_HEAD + name] for name in replay.seen}
-    replay.load_state_dict({"written": slots, "head": head, "sampler": replay.sampler.state_dict()})
+    replay.load_state_dict(replay.state_dict() | {"written": slots, "head": head})
     replay.restore([(0, dict(bundle))])
     return replay
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, TypeAlias
 
 from marl.algos.dqn import DQNConfig
 from marl.config import option
 from marl.lifelong.ewc import Mode
 from marl.lifelong.sequence import Draws
 from marl.lifelong.simnet import FRAMES
+
+EngineName: TypeAlias = Literal["local", "processes", "ray"]
 
 SMALL_DQN = DQNConfig(hidden=(128,), lr=1e-3, epsilon_decay=4_000.0, warmup=1_000, batch_size=64, buffer_size=20_000)
 """Learns a small game in 20 000 steps well enough to tell who has learnt it."""
@@ -39,3 +42,7 @@ class LifelongOptions:
     eval_episodes: int = option(16, "Episodes of one evaluation on one task, per agent.")
     hub_bytes: int | None = option(None, "What all replays in the hub together may take on disk; none: no limit.")
     dqn: DQNConfig = option(SMALL_DQN, "The learner.")
+    engine: EngineName = option("local", "Where the agents live: stacked in one process, in several, or in Ray's.")
+    address: str | None = option(None, "HOST:PORT of a Ray cluster; none: $RAY_ADDRESS, else one on this machine.")
+    workers: int | None = option(None, "Processes that share the agents where the engine has several.")
+    env: dict[str, Any] = dataclasses.field(default_factory=dict, metadata={"help": "Options of all tasks."})

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from typing import Protocol, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, cast
 
 from torch import Tensor
 
@@ -26,7 +26,14 @@ class Player(Protocol):
     def act(self, view: View, explore: bool) -> Acted: ...
 
 
-def mean_returns(player: Player, tasks: Sequence[str], seeds: Sequence[int], episodes: int) -> Tensor:
+def mean_returns(
+    player: Player,
+    tasks: Sequence[str],
+    seeds: Sequence[int],
+    episodes: int,
+    env: Mapping[str, Any],
+    watch: Callable[[VectorEnv, Tensor], None] | None = None,
+) -> Tensor:
     """What each member earns on a task of its own, ``[P]``: the mean over the episodes of the sum of the rewards.
 
     Args:
@@ -34,24 +41,26 @@ def mean_returns(player: Player, tasks: Sequence[str], seeds: Sequence[int], epi
         tasks: by id, P of them.
         seeds: of the episodes, P of them.
         episodes: for each member.
+        env: the options that the tasks are learnt with.
+        watch: called before each step, for example a ``Film``; see ``Evaluator``.
     """
 
     def make() -> Abreast:
         groups = itertools.groupby(zip(tasks, seeds, strict=True), key=lambda pair: pair[0])
-        return Abreast([_part(task, [seed for _, seed in pairs], episodes) for task, pairs in groups])
+        return Abreast([_part(task, [seed for _, seed in pairs], episodes, env) for task, pairs in groups])
 
     evaluator = Evaluator(make)
     try:
-        return evaluator(cast(Learner, player)).returns.mean((1, 2))
+        return evaluator(cast(Learner, player), watch).returns.mean((1, 2))
     finally:
         evaluator.close()
 
 
-def random_return(spec: EnvSpec, task: str, seed: int, episodes: int) -> float:
+def random_return(spec: EnvSpec, task: str, seed: int, episodes: int, env: Mapping[str, Any]) -> float:
     """The same of a policy that takes every available action with equal chance."""
     own = derive(seed, "random", task)
     policy = _Random(spec, Streams([own], "actions"), episodes)
-    return float(mean_returns(policy, [task], [own], episodes))
+    return float(mean_returns(policy, [task], [own], episodes, env))
 
 
 class _Random:
@@ -64,6 +73,6 @@ class _Random:
         return Acted(random_actions(self.streams, self.spec, self.copies, view.avail))
 
 
-def _part(task: str, seeds: Sequence[int], episodes: int) -> VectorEnv:
-    options = evaluation_options(task, {})
+def _part(task: str, seeds: Sequence[int], episodes: int, env: Mapping[str, Any]) -> VectorEnv:
+    options = evaluation_options(task, env)
     return make_env(task, seeds=[derive(seed, "eval") for seed in seeds], copies=episodes, options=options)

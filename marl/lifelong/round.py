@@ -11,9 +11,9 @@ from torch import Tensor
 from marl.algos.common import Metrics
 from marl.algos.dqn import DQN, DQNConfig
 from marl.envs import make_env
-from marl.envs.base import EnvSpec
 from marl.lifelong.abreast import Abreast
 from marl.lifelong.experience import extract, in_order, load_replay, restored, save_replay
+from marl.lifelong.tasks import Tasks
 from marl.loop import random_actions, require_finite
 from marl.replay import Replay
 from marl.streams import Streams, derive
@@ -28,7 +28,7 @@ class Round:
         seeds: each agent's for this round.
         numbers: what each agent calls its task: the hub's number.
         borrowed: by agent, the bundle (see ``experience.extract``) that it replays; the others play.
-        spec: of the tasks.
+        all_tasks: that there are.
         config: of the learner.
         copies: E, copies of its task that an agent plays at once.
         steps: for how many environment steps.
@@ -45,12 +45,13 @@ class Round:
         seeds: Sequence[int],
         numbers: Sequence[int],
         borrowed: Mapping[int, Mapping[str, Tensor]],
-        spec: EnvSpec,
+        all_tasks: Tasks,
         config: DQNConfig,
         copies: int,
         steps: int,
     ) -> None:
-        self.tasks, self.numbers, self.spec, self.copies = list(tasks), list(numbers), spec, copies
+        self.tasks, self.numbers, self.copies = list(tasks), list(numbers), copies
+        self.spec = spec = all_tasks.spec
         self.players = [i for i in range(len(tasks)) if i not in borrowed]
         self.borrowed = {i: restored(bundle, config, spec, seeds[i]) for i, bundle in borrowed.items()}
         own = [seeds[i] for i in self.players]
@@ -58,8 +59,12 @@ class Round:
         self.schedule, self.batch_size = Schedule(config.warmup, config.update_every), config.batch_size
         self.env: Abreast | None = None
         if self.players:
-            parts = zip([tasks[i] for i in self.players], own, strict=True)
-            self.env = Abreast([make_env(task, seeds=[derive(seed, "play")], copies=copies) for task, seed in parts])
+            self.env = Abreast(
+                [
+                    make_env(tasks[i], seeds=[derive(seeds[i], "play")], copies=copies, options=all_tasks.env)
+                    for i in self.players
+                ]
+            )
             config = dataclasses.replace(config, buffer_size=min(config.buffer_size, steps))
             self.replay = Replay.of(config, spec, copies, own, 0)
             self.view = self.env.start()

@@ -76,8 +76,7 @@ def fingerprints(
     Raises:
         UserError: spaces differ, a task has several agents or continuous actions, or there are too few frames.
     """
-    if frames <= SETTINGS.warmup:
-        raise UserError(f"frames of SimNet: expected more than the {SETTINGS.warmup} of its warm-up, got {frames}")
+    check_frames("frames of SimNet", frames)
     by_task: dict[str, list[int]] = {}
     for place, environment in enumerate(environments):
         by_task.setdefault(environment, []).append(place)
@@ -92,6 +91,12 @@ def fingerprints(
         moved = _learn(Abreast(parts), [own[i] for i in places], frames)
     member = {place: row for row, place in enumerate(places)}
     return [{name: x[member[i], 0].clone() for name, x in moved.items()} for i in range(len(places))]
+
+
+def check_frames(name: str, frames: int) -> None:
+    """Raise ``UserError`` unless a setting of that name is so many environment steps that a SimNet learns something."""
+    if frames <= SETTINGS.warmup:
+        raise UserError(f"{name}: expected more than the {SETTINGS.warmup} of its warm-up, got {frames}")
 
 
 def _learn(env: VectorEnv, seeds: Sequence[int], frames: int) -> dict[str, Tensor]:

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from marl.algos.dqn import DQNConfig
+from marl.engines import make_engine
 from marl.envs import make_env
-from marl.lifelong import agent, play
-from marl.lifelong import round as round_
-from marl.lifelong.agent import Team
+from marl.lifelong import agent, shard
+from marl.lifelong.agent import Plan, Team
 from marl.lifelong.experience import extract, restored
-from marl.lifelong.experiment import common_spec
 from marl.lifelong.options import LifelongOptions
 from marl.lifelong.round import Round
+from marl.lifelong.tasks import Tasks
 from marl.replay import Replay
 from marl.streams import derive
 from marl.types import Acted
@@ -31,21 +31,15 @@ TINY = LifelongOptions(
     evals=2,
     eval_episodes=2,
     dqn=DQN,
+    env={"max_steps": 8},
 )
 FRAMES, UPDATES = 96, 14
 
 
-@pytest.fixture(autouse=True)
-def short_episodes(monkeypatch):
-    """8 steps instead of 200, since evaluations are most of the work in tests so small."""
-    for module in (play, round_):
-        monkeypatch.setattr(module, "make_env", lambda id, **more: make_env(id, **more | {"options": {"max_steps": 8}}))
-
-
-def team(folder, orders, options=TINY, shared=True, ewc=10.0, seed=0):
+def team(folder, orders, options=TINY, shared=True, ewc=10.0, seed=0, engine=None):
     """A team whose agents meet the tasks in these orders, one list for each agent."""
-    spec, skip = common_spec(options)
-    made = Team(options, seed, spec, skip, "team", len(orders), shared, ewc, folder / "team")
+    tasks, plan = Tasks.of(options.tasks, options.env), Plan("team", len(orders), shared, ewc)
+    made = Team(options, seed, tasks, plan, folder / "team", engine or make_engine("local"))
     made.sequence.table = torch.tensor(orders).T.contiguous()
     made.total = len(orders[0]) * made.steps
     return made
@@ -58,8 +52,18 @@ def run(team, until=None):
     return rows
 
 
+def stacked(team):
+    """The agents of a team whose engine is local."""
+    return team.crew.workers[0].object
+
+
 def values(rows, metric, series=None):
     return [row.value for row in rows if row.metric == metric and series in (None, row.series)]
+
+
+def step_by_step(monkeypatch):
+    """A piece of work is one step of all copies."""
+    monkeypatch.setattr(agent, "SECONDS", 0.0)
 
 
 # ---- borrow or learn -----------------------------------------------------------------------------------------------
@@ -99,14 +103,14 @@ def test_two_agents_that_meet_the_same_new_task_at_once_end_as_one_task(tmp_path
 
 
 def test_what_is_borrowed_is_what_the_other_agent_played(tmp_path, monkeypatch):
-    monkeypatch.setattr(agent, "CHUNK", 4)
+    step_by_step(monkeypatch)
     made = team(tmp_path, [[0, 1], [1, 0]])
     run(made, made.steps)
     made.advance()
-    lent = made.now.borrowed[0]
+    lent = stacked(made).now.borrowed[0]
     theirs = made.hub.fetch(2, "reader").transitions
     assert torch.equal(extract(lent, 0)["obs"], theirs["obs"]) and len(lent) == FRAMES
-    assert made.now.players == []
+    assert stacked(made).now.players == []
 
 
 def test_a_replay_that_was_evicted_is_learnt_by_playing(tmp_path):
@@ -126,12 +130,12 @@ def test_identification_by_simnet_is_counted_in_frames(tmp_path):
 def simnet(monkeypatch):
     """Fingerprints of gather are 10 from those of catch, and two of one task 1 apart."""
 
-    def prints(tasks, seeds, frames):
+    def prints(tasks, seeds, frames, env):
         base = {"small/catch": 0.0, "small/gather": 10.0}
         return [{"w": torch.tensor([base[task] + seed % 2])} for task, seed in zip(tasks, seeds, strict=True)]
 
-    monkeypatch.setattr(agent, "fingerprints", prints)
-    monkeypatch.setattr(agent, "derive", lambda seed, *path: path[-1] if path[0] == "round" else derive(seed, *path))
+    monkeypatch.setattr(shard, "fingerprints", prints)
+    monkeypatch.setattr(shard, "derive", lambda seed, *path: path[-1] if path[0] == "round" else derive(seed, *path))
 
 
 @pytest.mark.parametrize(
@@ -182,12 +186,12 @@ def test_the_penalty_holds_weights_that_mattered_and_the_first_round_has_none(tm
     for ewc in (0.0, 1000.0):
         made = team(tmp_path, [[0, 1]], shared=False, ewc=ewc)
         run(made, made.steps)
-        first = made.learner.critic.flat.data.clone()
+        first = stacked(made).learner.critic.flat.data.clone()
         run(made)
-        moved.append((first, float((made.learner.critic.flat.data - first).norm())))
+        moved.append((first, float((stacked(made).learner.critic.flat.data - first).norm())))
     assert torch.equal(moved[0][0], moved[1][0])
     assert moved[1][1] < moved[0][1]
-    assert list(made.ewc.anchors) == [1, 2]  # an isolated agent calls its tasks by their rounds
+    assert list(stacked(made).ewc.anchors) == [1, 2]  # an isolated agent calls its tasks by their rounds
 
 
 # ---- to go on ------------------------------------------------------------------------------------------------------
@@ -195,7 +199,7 @@ def test_the_penalty_holds_weights_that_mattered_and_the_first_round_has_none(tm
 
 @pytest.mark.parametrize("stop", [0, 32, FRAMES, FRAMES + 32, 2 * FRAMES + 32])
 def test_saved_in_the_middle_it_goes_on_bit_for_bit_with_the_hub_of_that_moment(tmp_path, monkeypatch, stop):
-    monkeypatch.setattr(agent, "CHUNK", 4)
+    step_by_step(monkeypatch)
     orders = [[0, 1, 0], [1, 0, 1]]
     straight = team(tmp_path / "a", orders)
     all_rows = run(straight)
@@ -210,7 +214,7 @@ def test_saved_in_the_middle_it_goes_on_bit_for_bit_with_the_hub_of_that_moment(
     second.load_state_dict(state)
     rows += run(second)
     assert all(a == b for a, b in zip(rows, all_rows, strict=True))  # frames, matches, returns, the hub's traffic
-    assert torch.equal(second.learner.critic.flat.data, straight.learner.critic.flat.data)
+    assert torch.equal(stacked(second).learner.critic.flat.data, stacked(straight).learner.critic.flat.data)
     assert second.hub.traffic() == straight.hub.traffic() and len(second.hub) == len(straight.hub) == 2
 
 
@@ -254,16 +258,16 @@ def test_a_member_of_a_replay_can_be_lent_and_holds_the_same_transitions():
 
 
 def test_batches_come_in_the_order_of_the_agents_whoever_plays():
-    spec, _ = common_spec(TINY)
+    tasks = Tasks.of(TINY.tasks, {})
     marked = []
     for mark in (1.0, 2.0):
         view = make_env("small/catch", seeds=[0]).start()
         step = make_env("small/catch", seeds=[0]).step(torch.zeros(1, 1, 1, dtype=torch.int64))
-        replay = Replay(8, spec, 1, 1, [0])
+        replay = Replay(8, tasks.spec, 1, 1, [0])
         replay.add(view, Acted(torch.zeros(1, 1, 1, dtype=torch.int64)), step._replace(reward=step.reward + mark))
         marked.append(extract(replay, 0))
     base = float(step.reward)
     lent = {0: marked[0], 2: marked[1]}
-    now = Round(["small/catch"] * 3, [5, 6, 7], [1, 1, 1], lent, spec, DQN, 1, 10)
+    now = Round(["small/catch"] * 3, [5, 6, 7], [1, 1, 1], lent, tasks, DQN, 1, 10)
     now.replay.add(view, Acted(torch.zeros(1, 1, 1, dtype=torch.int64)), step._replace(reward=step.reward + 9))
     assert now.draw(2).reward.flatten(1).tolist() == [[base + 1] * 2, [base + 9] * 2, [base + 2] * 2]

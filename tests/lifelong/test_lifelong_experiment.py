@@ -10,9 +10,7 @@ from marl import cli
 from marl.algos.dqn import DQNConfig
 from marl.classic.experiments import EXPERIMENTS, experiment
 from marl.classic.runner import run_seed
-from marl.envs import make_env
-from marl.lifelong import agent, play
-from marl.lifelong import round as round_
+from marl.lifelong import agent
 from marl.lifelong.experiment import Lifelong, teams
 from marl.lifelong.options import LifelongOptions
 
@@ -26,6 +24,7 @@ TINY = LifelongOptions(
     evals=2,
     eval_episodes=2,
     dqn=DQNConfig(hidden=(8,), warmup=40, batch_size=8),
+    env={"max_steps": 8},
 )
 ARGUMENTS = {
     "agents": 2,
@@ -38,14 +37,9 @@ ARGUMENTS = {
     "dqn.hidden": 8,
     "dqn.warmup": 40,
     "dqn.batch-size": 8,
+    "env.max-steps": 8,
     "seeds": 1,
 }
-
-
-@pytest.fixture
-def short_episodes(monkeypatch):
-    for module in (play, round_):
-        monkeypatch.setattr(module, "make_env", lambda id, **more: make_env(id, **more | {"options": {"max_steps": 8}}))
 
 
 def tiny_run(folder):
@@ -68,8 +62,8 @@ def test_the_command_makes_results_findings_and_a_picture_and_resumes_to_the_sam
     assert (tmp_path / "run" / "results.csv").read_bytes() == rows
 
 
-def test_stopped_after_every_piece_of_work_it_comes_to_the_same_numbers(tmp_path, short_episodes, monkeypatch):
-    monkeypatch.setattr(agent, "CHUNK", 5)
+def test_stopped_after_every_piece_of_work_it_comes_to_the_same_numbers(tmp_path, monkeypatch):
+    monkeypatch.setattr(agent, "SECONDS", 0.0)
     texts = []
     for name, stop in (("straight", False), ("stopped", True)):
         pieces, over = 0, False
@@ -82,7 +76,7 @@ def test_stopped_after_every_piece_of_work_it_comes_to_the_same_numbers(tmp_path
     assert pieces > 15 and texts[0] == texts[1]
 
 
-def test_the_isolated_agent_and_the_team_begin_alike(tmp_path, short_episodes):
+def test_the_isolated_agent_and_the_team_begin_alike(tmp_path):
     run = Lifelong(TINY, 0)
     run.house(tmp_path)
     rows = []

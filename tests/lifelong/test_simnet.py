@@ -151,7 +151,12 @@ def test_after_few_frames_already_the_seeds_of_a_task_are_nearest_to_each_other(
     "environments, frames, message",
     [
         (["small/catch"], 1000, "expected more than the 1000"),
-        (["small/catch", "gym/CartPole-v1"], FEW, "tasks need equal ones"),
+        (
+            ["small/catch", "gym/CartPole-v1"],
+            FEW,
+            "tasks need equal spaces: small/catch has a picture of 4 x 10 x 10 and 6 actions, "
+            "gym/CartPole-v1 has observations of 4 and 2 actions",
+        ),
         (["small/none"], FEW, "no environment"),
         (["mpe/simple_spread_v3"], FEW, "SimNet needs tasks of one agent"),
     ],

@@ -107,9 +107,31 @@ class Experiment(Protocol):
         """The numbers to report, from what all seeds measured."""
 
 
+Curves: TypeAlias = Mapping[tuple[str, str], Mapping[int, tuple[Array, Array]]]
+"""``(series, metric)`` -> seed -> x and values, as they were measured."""
+
+
+@runtime_checkable
+class Drawn(Protocol):
+    """An experiment with a picture of its own, in place of a panel for each metric."""
+
+    @staticmethod
+    def draw(curves: Curves, options: Any, command: str, out: Path) -> None:
+        """Write the PNG; ``command`` is what made the run. Raises ``UserError`` where it cannot be written."""
+
+
 @runtime_checkable
 class Housed(Protocol):
     """An experiment that keeps files beside its checkpoint."""
 
     def house(self, folder: Path) -> None:
         """The folder for them, this seed's own; called before anything else, and the folder need not exist yet."""
+
+
+@runtime_checkable
+class Distributed(Protocol):
+    """An experiment that may have workers of its own."""
+
+    @staticmethod
+    def distributed(options: Any) -> bool:
+        """Whether one seed keeps several processes busy: seeds then run one after another, in the command's process."""

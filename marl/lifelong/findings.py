@@ -1,0 +1,197 @@
+"""What a lifelong run's table says: agent reward, agent time and forgetting of each team, seed by seed.
+
+``docs/lifelong/metrics.md`` has the formulas. S seeds, N agents, T rounds, M tasks, L levels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from marl.classic.experiments.base import Array, Finding, Metric, Table
+from marl.lifelong.metrics import (
+    LEVELS,
+    AgentReward,
+    AgentTime,
+    Curve,
+    agent_reward,
+    agent_time,
+    forgetting,
+    normalised,
+)
+from marl.lifelong.options import LifelongOptions
+from marl.lifelong.records import agent_series, task_series
+
+SHARED, ISOLATED, RANDOM = "shared", "isolated", "random"
+FORGETFUL = ", no EWC"
+"""What a team's name ends with where it has no penalty against forgetting."""
+
+METRICS = {
+    "return": Metric("Return on a task, mean over agents", "return per episode", "rounds"),
+    "frames": Metric("Frames played by all agents", "frames", "rounds"),
+    "traffic": Metric("Between agents and hub, compressed", "bytes", "rounds"),
+    "updates": Metric("Gradient updates of all networks", "updates", "rounds", kind="none"),
+    "right": Metric("Tasks recognised rightly, or as new", "meetings", "rounds", kind="none"),
+    "wrong": Metric("Tasks taken for others, or for new", "meetings", "rounds", kind="none"),
+    "agent_return": Metric("Return of an agent on a task", "return per episode", "rounds", kind="none"),
+    "agent_traffic": Metric("Between an agent and the hub, compressed", "bytes", "rounds", kind="none"),
+    "task": Metric("The task of a round", "number of the task, from 0", "rounds", kind="none"),
+    "learning_return": Metric("Return while a task is learnt", "return per episode", "evaluations", kind="none"),
+    "learning_frames": Metric("Frames for a task, identifying it included", "frames", "evaluations", kind="none"),
+}
+"""What a lifelong run measures."""
+
+WHOLE = 0.9
+"""The part of the isolated agent's mean over all tasks that the paper's AT asks for."""
+
+
+def teams(options: LifelongOptions) -> list[str]:
+    """Who runs, in this order."""
+    plain = [ISOLATED] if options.isolated else [ISOLATED, SHARED]
+    return [*plain, *(name + FORGETFUL for name in plain)] if options.without_ewc else plain
+
+
+def size_of(team: str, options: LifelongOptions) -> int:
+    """How many agents the team has."""
+    return options.agents if team.startswith(SHARED) or options.isolated else 1
+
+
+class Reference:
+    """The scale of the metrics: random and isolated agents.
+
+    Attributes:
+        random: ``[M]``, mean over seeds.
+        isolated: ``[S, M]``, in the end.
+    """
+
+    def __init__(self, table: Table, options: LifelongOptions) -> None:
+        self.random = np.array([table[task_series(RANDOM, m), "agent_return"][1].mean() for m in options.tasks])
+        self.isolated = np.stack([table[task_series(ISOLATED, m), "return"][1][:, -1] for m in options.tasks], axis=1)
+
+    @property
+    def defined(self) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+        """``[M]``, whether the isolated agent learnt anything of a task, so that it is a measure of others."""
+        return np.asarray(self.isolated.mean(0) > self.random)
+
+
+def returns_after(team: str, table: Table, options: LifelongOptions) -> Array:
+    """Returns of every agent on every task after every round, ``[S, N, T, M]``."""
+    return np.stack([
+        np.stack([table[agent_series(team, task, i), "agent_return"][1] for task in options.tasks], axis=-1)
+        for i in range(size_of(team, options))
+    ], axis=1)  # fmt: skip
+
+
+def tasks_met(team: str, table: Table, options: LifelongOptions) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
+    """Numbers of the rounds' tasks, ``[S, N, T]``."""
+    met = [table[f"{team}, agent {i}", "task"][1] for i in range(size_of(team, options))]
+    return np.stack(met, axis=1).astype(np.int64)
+
+
+def reward_of(team: str, table: Table, options: LifelongOptions, reference: Reference) -> AgentReward:
+    """AR in the end."""
+    after = returns_after(team, table, options)
+    return agent_reward(after[:, :, -1], reference.random, reference.isolated)
+
+
+def forgetting_of(team: str, table: Table, options: LifelongOptions, reference: Reference) -> Array:
+    """What agents forgot, mean over agents of the mean over their tasks, ``[S]``."""
+    scores = normalised(returns_after(team, table, options), reference.random, reference.isolated.mean(0))
+    met = tasks_met(team, table, options)
+    lost = [[defined_mean(forgetting(scores[s, i], met[s, i])) for i in range(met.shape[1])] for s in range(len(met))]
+    return np.array([defined_mean(np.array(each)) for each in lost])
+
+
+def times_of(team: str, table: Table, options: LifelongOptions, reference: Reference) -> dict[str, AgentTime]:
+    """AT of each task at ``LEVELS``, in the isolated agent's ``frames`` for one task.
+
+    Tasks are left out on which the isolated agent learns nothing, and those that nobody, or not every seed's same
+    agents, were given equally often (with ``uniform`` draws).
+    """
+    times: dict[str, AgentTime] = {}
+    for k, task in enumerate(options.tasks):
+        curves = [
+            (table[series, "learning_frames"][1], table[series, "learning_return"][1])
+            for series in (agent_series(team, task, i) for i in range(size_of(team, options)))
+            if (series, "learning_return") in table
+        ]
+        if curves and reference.defined[k]:
+            runs = [[Curve(frames[s], values[s]) for frames, values in curves] for s in range(len(curves[0][0]))]
+            alone = float(reference.isolated[:, k].mean())
+            times[task] = agent_time(runs, float(reference.random[k]), alone, options.frames)
+    return times
+
+
+def whole_time_of(team: str, table: Table, options: LifelongOptions, reference: Reference) -> AgentTime | None:
+    """AT at ``WHOLE`` of the mean over tasks, in the isolated agent's frames for all rounds.
+
+    An agent's clock is the frames that it has played itself, and is read when a round ends. None where that cannot be
+    told: no task has a scale, or with seeds that did not meet the same tasks equally often.
+    """
+    after, met = returns_after(team, table, options), tasks_met(team, table, options)
+    ends = options.evals + 1  # evaluations of a round
+    frames = np.zeros(met.shape)
+    for s, i, t in np.ndindex(met.shape):
+        series = agent_series(team, options.tasks[met[s, i, t]], i), "learning_frames"
+        visit = int((met[s, i, :t] == met[s, i, t]).sum())
+        if series not in table:
+            return None
+        frames[s, i, t] = table[series][1][s, (visit + 1) * ends - 1]
+    kept = reference.defined
+    if not kept.any():
+        return None
+    clock = frames.cumsum(-1)
+    runs = [[Curve(clock[s, i], after[s, i][:, kept]) for i in range(met.shape[1])] for s in range(len(met))]
+    budget = met.shape[2] * options.frames
+    return agent_time(runs, reference.random[kept], reference.isolated.mean(0)[kept], budget, (WHOLE,))
+
+
+def defined_mean(values: Array) -> float:
+    """Of what is not nan; nan if nothing is."""
+    defined = values[~np.isnan(values)]
+    return float(defined.mean()) if len(defined) else float("nan")
+
+
+# ---- what is printed ----------------------------------------------------------------------------------------------
+
+
+def findings(table: Table, options: LifelongOptions) -> list[Finding]:
+    """The numbers to report of every team."""
+    reference = Reference(table, options)
+    return [finding for team in teams(options) for finding in _of_team(team, table, options, reference)]
+
+
+def _of_team(team: str, table: Table, options: LifelongOptions, reference: Reference) -> list[Finding]:
+    found = [
+        Finding(f"{team}: {name}", table[team, name][1][:, -1], METRICS[name].unit)
+        for name in ("frames", "updates", "traffic", "right", "wrong")
+    ]
+    after = returns_after(team, table, options)
+    found += [Finding(f"{task_series(team, m)}", after[:, :, -1, k].mean(1), "return in the end, per episode")
+              for k, m in enumerate(options.tasks)]  # fmt: skip
+    lost = forgetting_of(team, table, options, reference)
+    found.append(Finding(f"{team}: forgetting", lost, "of 1, isolated"))
+    if team != ISOLATED:
+        reward = reward_of(team, table, options, reference)
+        values = np.array([defined_mean(row) for row in reward.scores])
+        found.append(Finding(f"{team}: AR", values, "1: isolated, 0: random"))
+        if reward.best_of_5 is not None:
+            best = np.array([defined_mean(reward.best_of_5)])
+            found.append(Finding(f"{team}: AR, best of 5 seeds", best, "1: isolated, 0: random"))
+    if options.draws == "permutation":
+        found += _times(team, list(times_of(team, table, options, reference).values()))
+    return found
+
+
+def _times(team: str, times: Sequence[AgentTime]) -> list[Finding]:
+    """AT: mean over agents and tasks of each seed."""
+    found = []
+    for j, level in enumerate(LEVELS if times else ()):
+        share = np.mean([each.time[..., j].mean(1) for each in times], axis=0)
+        never = np.mean([each.censored[..., j].mean(1) for each in times], axis=0)
+        name = f"{team}: AT {100 * level:g} %"
+        found.append(Finding(name + (" (lower bound)" if never.any() else ""), share, "of the isolated agent's frames"))
+        if never.any():
+            found.append(Finding(f"{name} never reached", never, "share of agents and tasks"))
+    return found
