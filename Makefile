@@ -23,7 +23,8 @@ test: $(VENV)/installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m jax
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not jax"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m ray
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not jax and not ray"
 
 train: install
 	$(BIN)/marl train $(TRAIN)
@@ -49,7 +50,7 @@ $(VENV)/installed: $(PACKAGE)
 	touch $@
 
 $(VENV)/installed-test: $(VENV)/installed
-	$(PIP) install -c constraints.txt -e '.[test,smax,mamujoco,atari]'
+	$(PIP) install -c constraints.txt -e '.[test,smax,mamujoco,atari,minatar,ray]'
 	touch $@
 
 $(VENV)/installed-%: $(VENV)/installed

@@ -79,3 +79,41 @@ class GRUTerms:
     inputs: int = 64
     hidden: int = 64
     outputs: int = 10
+
+
+@dataclass(frozen=True)
+class AtariTerms:
+    """DQN on the 128 bytes of one Atari game: one-step targets without double Q-learning, Huber loss, Adam.
+
+    Attributes:
+        game: ale-py's name of it.
+        copies: of the game, each with all 18 actions; an episode ends with the game, and rewards are cut to [-1, 1].
+        frame_skip: frames that an action lasts.
+        noop_max: idle frames that begin an episode, at most.
+        sticky: at each frame, the chance that the last action goes on.
+        hidden: units of each layer, ReLU, before the 18 values.
+        batch: transitions of an update.
+        update_every: environment steps of an update, all copies together.
+        target_every: updates between copies to the target network.
+        replay: transitions that are kept.
+        warmup: environment steps before the first update; the timing begins when there were twice as many.
+        epsilon: chance of a random action.
+        chunk: environment steps, at least, between two looks at the clock.
+    """
+
+    game: str = "Krull"
+    copies: int = 1
+    frame_skip: int = 4
+    noop_max: int = 30
+    sticky: float = 0.0
+    hidden: tuple[int, ...] = (128, 128)
+    batch: int = 128
+    update_every: int = 4
+    target_every: int = 500
+    replay: int = 100_000
+    warmup: int = 1_000
+    lr: float = 5e-4
+    gamma: float = 0.99
+    max_grad_norm: float = 10.0
+    epsilon: float = 0.01
+    chunk: int = 64

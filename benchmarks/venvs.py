@@ -1,7 +1,7 @@
 """Virtual environments for rivals that cannot live beside this project's packages: ``python benchmarks/venvs.py``.
 
 They lie under ``.venv-rivals/``, each with the torch that runs here: BenchMARL needs a TorchRL below 0.12, rlberry a
-Gymnasium below 0.30.
+Gymnasium below 0.30, and stable-baselines3 beside Atari need not be what this project's environment holds.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ HOME = Path(__file__).parent.parent / ".venv-rivals"
 PACKAGES = {
     "torchrl": ["torchrl==0.14.1", "tensordict==0.14.3", "vmas==1.5.2"],
     "rlberry": ["rlberry==0.7.3", "rlberry-scool==0.7.3"],
+    "sb3": ["stable-baselines3==2.9.2", "gymnasium==1.3.0", "ale-py==0.12.1"],
     "benchmarl": ["benchmarl==1.5.2", "torchrl==0.11.1", "tensordict==0.11.0", "vmas==1.5.2"],
 }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,16 +14,16 @@ import torch
 from torch import Tensor
 
 from marl import config as cfg
+from marl import parts
 from marl.algos.common import Learner
-from marl.checkpoint import Checkpoints
-from marl.doctor import versions
-from marl.envs.base import EnvSpec, VectorEnv
+from marl.envs.base import EnvSpec
 from marl.evaluation import Evaluator, Film
-from marl.log import METRICS, Recorder
+from marl.log import METRICS
 from marl.loop import Training
 from marl.loop import train as run_loop
-from marl.recipe import Recipe, explain, make_recipe
-from marl.runfolder import lock, new_run, read_config, read_training, write_config
+from marl.recipe import make_recipe
+from marl.runfolder import new_run
+from marl.session import Session, begin, load_learner, read_recipe, reopen
 from marl.terminal import progress_bar, say, say_how_to_go_on
 from marl.types import UserError, View
 
@@ -64,25 +63,14 @@ def train(
         Interrupted: after SIGINT or SIGTERM, once everything is saved.
     """
     recipe = make_recipe(algorithm, environment, seeds, sweep or {}, env or {}, settings)
-    with contextlib.ExitStack() as stack:
-        set_threads(recipe.loop)
-        training_env = stack.enter_context(contextlib.closing(recipe.make_env(recipe.loop.copies, recipe.loop.workers)))
-        learner = recipe.make_learner(training_env.spec)
-        folder = new_run(algorithm, environment, Path(run) if run else None)
-        stack.enter_context(lock(folder))
-        if not training_env.spec.exact_state:
-            say(f"note: the state of {environment} cannot be saved; a resumed run starts new episodes")
-        training, recorder = _assemble(recipe, folder, training_env, learner)
-        stack.callback(recorder.close)
-        if progress and not training.buffer.schedule.due(recipe.loop.steps):
+    command, folder = command or shlex.join(sys.argv), Path(run) if run else None
+    if parts.wanted(recipe.loop):
+        return parts.train(recipe, folder, command, progress)
+    with begin(recipe, lambda: new_run(algorithm, environment, folder), command, say) as session:
+        if progress and not session.training.buffer.schedule.due(recipe.loop.steps):
             say(f"note: nothing will be learnt: {recipe.loop.steps} steps end before the first update is due")
-        checkpoints = Checkpoints(folder / "checkpoints")
-        checkpoints.save(0, training.state_dict(), training.buffer)
-        about = {"command": command or shlex.join(sys.argv), "versions": versions(), "threads": torch.get_num_threads()}
-        about["rules"] = training_env.spec.rules
-        write_config(folder, {**recipe.to_json(), **about})  # from now on it is a run, and can be resumed
-        _run(recipe, training, checkpoints, progress)
-    return folder
+        _run(session, progress)
+    return session.folder
 
 
 def resume(run: str | Path, *, steps: int | None = None, progress: bool = False) -> Path:
@@ -98,69 +86,18 @@ def resume(run: str | Path, *, steps: int | None = None, progress: bool = False)
         Interrupted: as in ``train``.
     """
     folder = Path(run)
-    recipe = _read_recipe(folder)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(lock(folder))
-        checkpoints = Checkpoints(folder / "checkpoints")
-        loaded = checkpoints.load()
-        if steps is not None:
-            if steps < max(loaded.step, 1):
-                raise UserError(f"steps: expected {max(loaded.step, 1)} or more, where the run is now, got {steps}")
-            recipe = dataclasses.replace(recipe, loop=dataclasses.replace(recipe.loop, steps=steps))
-        env = stack.enter_context(contextlib.closing(recipe.make_env(recipe.loop.copies, recipe.loop.workers)))
-        learner = recipe.make_learner(env.spec)
-        with explain(f"{folder}: the checkpoint of step {loaded.step} is not of this run"):
-            training, recorder = _assemble(recipe, folder, env, learner)
-            stack.callback(recorder.close)
-            training.load_state_dict(loaded.state)
-            training.buffer.restore(loaded.chunks)
-        if steps is not None:
-            write_config(folder, {**read_config(folder), **recipe.to_json()})
-        if not env.spec.exact_state:
-            env.events()  # says the same
-            say(f"note: the state of {env.spec.id} could not be saved; new episodes start")
-            training.restart_episodes()
+    if parts.names(folder):
+        return parts.resume(folder, steps, progress)
+    with reopen(folder, steps, say) as session:
         if progress:
-            say(f"going on from step {loaded.step}, the newest checkpoint")
-        _run(recipe, training, checkpoints, progress)
+            say(f"going on from step {session.training.steps}, the newest checkpoint")
+        _run(session, progress)
     return folder
 
 
-def _read_recipe(folder: Path) -> Recipe:
-    """What a run was made from; torch computes with as many threads as it did then."""
-    values = read_training(folder)
-    recipe = Recipe.from_json(values)
-    with explain(f"{folder / 'config.json'} is damaged"):
-        torch.set_num_threads(values["threads"])
-    return recipe
-
-
-def _load_learner(folder: Path, recipe: Recipe, spec: EnvSpec) -> tuple[int, Learner]:
-    """The step of the newest checkpoint and its population."""
-    loaded = Checkpoints(folder / "checkpoints").load()
-    learner = recipe.make_learner(spec)
-    with explain(f"{folder}: the checkpoint of step {loaded.step} is not of this run"):
-        learner.load_state_dict(loaded.state["learner"])
-    return loaded.step, learner
-
-
-def _assemble(recipe: Recipe, folder: Path, env: VectorEnv, learner: Learner) -> tuple[Training, Recorder]:
-    buffer = learner.Buffer.of(recipe.config, env.spec, env.copies, recipe.seeds, learner.memory_size)
-    recorder = Recorder(folder, [member.name for member in recipe.members], env.spec.agents)
-    return Training(recipe.loop, recipe.seeds, env, learner, buffer, recorder), recorder
-
-
-def _run(recipe: Recipe, training: Training, checkpoints: Checkpoints, progress: bool) -> None:
-    with contextlib.ExitStack() as stack:
-        evaluator = None
-        if recipe.loop.eval_every:
-            evaluator = Evaluator(lambda: recipe.make_env(recipe.loop.eval_episodes, purpose="eval"))
-            stack.callback(evaluator.close)
-        if training.steps == 0:
-            training.recorder.describe(read_config(training.recorder.folder))
-        stack.enter_context(say_how_to_go_on(training.recorder.folder))
-        show = stack.enter_context(_bar(training, progress))
-        run_loop(training, checkpoints, evaluator, show, say)
+def _run(session: Session, progress: bool) -> None:
+    with say_how_to_go_on(session.folder), _bar(session.training, progress) as show:
+        run_loop(session.training, session.checkpoints, session.evaluator, show, say)
 
 
 @contextlib.contextmanager
@@ -182,12 +119,6 @@ def _bar(training: Training, progress: bool) -> Iterator[Callable[..., None]]:
         yield show
 
 
-def set_threads(loop: cfg.LoopConfig) -> None:
-    """Use the number of CPU threads asked for; sums of floats, and so a run's bits, depend on it."""
-    if loop.threads is not None:
-        torch.set_num_threads(loop.threads)
-
-
 def evaluate(run: str | Path, episodes: int = 100, video: str | Path | None = None, member: int = 0) -> dict[str, Any]:
     """Play a run's newest policies without exploration; equal weights give equal numbers.
 
@@ -206,26 +137,33 @@ def evaluate(run: str | Path, episodes: int = 100, video: str | Path | None = No
     """
     if episodes < 1:
         raise UserError(f"episodes: expected 1 or more, got {episodes}")
-    folder = Path(run)
-    recipe = _read_recipe(folder)
-    if not 0 <= member < len(recipe.members):
-        raise UserError(f"member: expected 0 to {len(recipe.members) - 1}, got {member}")
-    evaluator = Evaluator(lambda: recipe.make_env(episodes, purpose="eval"))
-    with contextlib.closing(evaluator):
-        step, learner = _load_learner(folder, recipe, evaluator.env.spec)
-        film = Film(member, copies=min(episodes, 3)) if video is not None else None
-        metrics = evaluator(learner, film).metrics()
+    home, local = parts.home(Path(run), member)
+    steps, rows = [], []
+    for folder in parts.folders(Path(run)):
+        film = Film(local, copies=min(episodes, 3)) if video is not None and folder == home else None
+        step, found = _evaluate(folder, episodes, film)
+        steps.append(step)
+        rows += found
         if film is not None and video is not None:
             film.write(Path(video))
+    return {"run": str(Path(run)), "step": min(steps), "episodes": episodes, "members": rows}
+
+
+def _evaluate(folder: Path, episodes: int, film: Film | None) -> tuple[int, list[dict[str, Any]]]:
+    """The step of the newest checkpoint and a row for each member that is in it."""
+    recipe = read_recipe(folder)
+    evaluator = Evaluator(lambda: recipe.make_env(episodes, purpose="eval"))
+    with contextlib.closing(evaluator):
+        step, learner = load_learner(folder, recipe, evaluator.env.spec)
+        metrics = evaluator(learner, film).metrics()
     means = metrics["eval/return_mean"].mean(1).tolist()
     errors = [None if np.isnan(error) else error for error in metrics["eval/return_stderr"].tolist()]
     names = evaluator.env.spec.outcomes
-    rows = [
+    return step, [
         {"name": m.name, "mean": mean, "standard_error": error, "unit": RETURN_UNIT}
         | {"outcomes": {name: metrics[f"eval/{name}"][p].item() for name in names}}
         for p, (m, mean, error) in enumerate(zip(recipe.members, means, errors, strict=True))
     ]
-    return {"run": str(folder), "step": step, "episodes": episodes, "members": rows}
 
 
 class Team:
@@ -299,11 +237,9 @@ class Team:
 
 def load(run: str | Path, member: int = 0) -> Team:
     """The newest team of one member of a run; raises ``UserError`` where there is none."""
-    folder = Path(run)
-    recipe = _read_recipe(folder)
-    if not 0 <= member < len(recipe.members):
-        raise UserError(f"member: expected 0 to {len(recipe.members) - 1}, got {member}")
+    folder, member = parts.home(Path(run), member)
+    recipe = read_recipe(folder)
     with contextlib.closing(recipe.make_env(copies=1)) as env:
         spec = env.spec
-    _, learner = _load_learner(folder, recipe, spec)
+    _, learner = load_learner(folder, recipe, spec)
     return Team(spec, recipe.members[member].name, learner, member, len(recipe.members))

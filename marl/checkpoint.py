@@ -196,6 +196,11 @@ class Checkpoints:
             return Loaded(manifest.step, state, self._chunks(manifest.segments))
         raise UserError(f"{self.folder}: " + ("; ".join(reasons) or "no checkpoint was saved here"))
 
+    def newest(self) -> int | None:
+        """The step of the newest checkpoint, whether it can be used or not; None where there is none."""
+        paths = self._manifests()
+        return int(paths[-1].stem) if paths else None
+
     def _manifests(self) -> list[Path]:
         return sorted(self.folder.glob("[0-9]" * 12 + ".json"))
 

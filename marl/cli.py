@@ -16,6 +16,7 @@ from typing import Any
 from marl import config as cfg
 from marl import lifelong_cli, presets, registry
 from marl.parser import Parser, add_settings, free_options, make_parser, print_json, reader
+from marl.processes import keep_memory
 from marl.runfolder import read_config, read_training
 from marl.types import UserError
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -45,7 +46,8 @@ class Episodes:
         limit = spec.max_steps or 0
         room = max(config.buffer_size, 2 * limit * copies)
         first = math.ceil(config.batch_size / copies) * limit * copies
-        slots = Replay(room, spec, len(seeds), copies, seeds, with_state=True)
+        whole = dataclasses.replace(spec, stack=1)  # episodes are read slot by slot
+        slots = Replay(room, whole, len(seeds), copies, seeds, with_state=True)
         return cls(slots, config.batch_size, Schedule(max(config.warmup, first), config.update_every))
 
     def __len__(self) -> int:
@@ -106,10 +108,9 @@ class Episodes:
         slot = (first.unsqueeze(1) + torch.minimum(time, last)) % slots.ring
         row = (slot * slots.members + torch.arange(slots.members).view(-1, 1, 1)) * slots.copies + copy.unsqueeze(1)
         seen = {name: take(ring, row) for name, ring in slots.seen.items()}
-        number = take(slots.final_at, row[:, -1]).long()
+        number = take(slots.finals.at, row[:, -1]).long()
         for name, x in seen.items():
-            table = slots.finals[name]
-            end = table[number % len(table)].unsqueeze(1)
+            end = slots.finals.get(name, number).unsqueeze(1)
             seen[name] = torch.where(final.view(*final.shape, *[1] * (x.dim() - 3)), end, x)
         moves = {name: take(ring, row[:, :-1]) for name, ring in slots.moves.items()}
         if slots.spec.discrete:

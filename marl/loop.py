@@ -238,6 +238,30 @@ def train(
         Interrupted: after SIGINT or SIGTERM, once the state is saved.
         UserError: a number that is not finite, or a full disk. The last checkpoint is kept.
     """
+    with stop_requests() as stop:
+        for rates, news in advance(training, checkpoints, evaluator, on_event, stop):
+            on_progress(training, rates, news)
+
+
+def advance(
+    training: Training,
+    checkpoints: Checkpoints,
+    evaluator: Evaluator | None,
+    on_event: Callable[[str], None],
+    stop: Sequence[object],
+) -> Iterator[tuple[dict[str, float], dict[str, Tensor]]]:
+    """The same one step at a time, for whoever does other things in between.
+
+    Args:
+        training, checkpoints, evaluator, on_event: as in ``train``.
+        stop: once there is something in it, the next step is saved and is the last.
+
+    Yields:
+        What ``train`` shows as progress, after each step.
+
+    Raises:
+        Interrupted, UserError: as ``train``.
+    """
     config, env, watch = training.config, training.env, Stopwatch()
     p = env.members
 
@@ -253,42 +277,41 @@ def train(
         watch.work["eval"] += float(played.lengths.mean(1).sum())
         return played.metrics()
 
-    with stop_requests() as stop:
-        if training.steps == 0:
-            training.recorder.write(0, evaluate())
-        saved = training.steps
-        transitions = interact(env, training.view, training.act)
-        while training.steps < config.steps:
-            before = training.steps
-            with watch.time("env"):
-                training.remember(next(transitions))
-            watch.work["env"] += p * env.copies
-            with watch.time("learn"):
-                watch.work["learn"] += training.learn()
-            for event in env.events():
-                training.restarts += 1
-                on_event(event)
-            news: dict[str, Tensor] = {}
-            rates: dict[str, float] = {}
-            if passed(config.log_every, before, training.steps):
-                news = training.returns.take()
-                rates = watch.rates()
-                row = {**news, **training.metrics, **training.counts(), **speeds(rates, p)}
-                training.recorder.write(training.steps, row)
-                training.recorder.flush()
-            if passed(config.eval_every, before, training.steps) or training.steps >= config.steps:
-                result = evaluate()
-                training.recorder.write(training.steps, result)
-                news |= result
-            stopping = bool(stop)  # a request that comes later waits for the next step's save
-            if passed(config.checkpoint_every, before, training.steps) or stopping:
-                save()
-                saved = training.steps
-            on_progress(training, rates, news)
-            if stopping:
-                raise Interrupted(f"stopped at step {training.steps}, everything saved")
-        if saved < training.steps:
+    if training.steps == 0:
+        training.recorder.write(0, evaluate())
+    saved = training.steps
+    transitions = interact(env, training.view, training.act)
+    while training.steps < config.steps:
+        before = training.steps
+        with watch.time("env"):
+            training.remember(next(transitions))
+        watch.work["env"] += p * env.copies
+        with watch.time("learn"):
+            watch.work["learn"] += training.learn()
+        for event in env.events():
+            training.restarts += 1
+            on_event(event)
+        news: dict[str, Tensor] = {}
+        rates: dict[str, float] = {}
+        if passed(config.log_every, before, training.steps):
+            news = training.returns.take()
+            rates = watch.rates()
+            row = {**news, **training.metrics, **training.counts(), **speeds(rates, p)}
+            training.recorder.write(training.steps, row)
+            training.recorder.flush()
+        if passed(config.eval_every, before, training.steps) or training.steps >= config.steps:
+            result = evaluate()
+            training.recorder.write(training.steps, result)
+            news |= result
+        stopping = bool(stop)  # a request that comes later waits for the next step's save
+        if passed(config.checkpoint_every, before, training.steps) or stopping:
             save()
+            saved = training.steps
+        yield rates, news
+        if stopping:
+            raise Interrupted(f"stopped at step {training.steps}, everything saved")
+    if saved < training.steps:
+        save()
 
 
 def passed(interval: int, before: int, now: int) -> bool:

@@ -31,6 +31,7 @@ ENVIRONMENTS: dict[str, str] = {
     "smax": "marl.envs.smax:FAMILY",
     "smac": "marl.envs.smac:FAMILY",
     "small": "marl.envs.small:FAMILY",
+    "minatar": "marl.envs.minatar:FAMILY",
     "atari": "marl.envs.atari:FAMILY",
 }
 """Family (the part of an environment's id before the slash) -> ``"module:object"`` of an ``EnvFamily``."""

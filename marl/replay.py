@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,10 +19,14 @@ class Replay:
     Slot t holds what the P x E copies did at time t; the successor of what slot t saw is what slot t + 1 saw, except
     where an episode ended: what was seen last lies in a side table. Agents of one copy are sampled together.
 
+    Of stacked frames (``spec.stack``) a slot keeps the newest one. What is drawn is put together from the slots before
+    and, near an episode's beginning, from the older frames of its first stack, which lie in a side table too. The ring
+    has as many slots more as the oldest stack needs.
+
     Memory per transition and agent: 4 D + 4 A + 5 bytes (discrete: 4 D + 6; A more where actions are masked, 4 H more
     where the learner notes something; D in place of 4 D where observations are bytes, which become float32 when they
-    are drawn), and 4 bytes per copy and slot (4 S more with the global state), plus what is seen once more for every
-    episode end.
+    are drawn; one frame in place of D where they are stacked), and 4 bytes per copy and slot (4 S more with the global
+    state, 4 more with stacks), plus what is seen once more for every episode end, and every beginning of a stack.
 
     Args:
         capacity: transitions per member; rounded down to whole time slots of E.
@@ -52,12 +56,12 @@ class Replay:
         schedule: Schedule | None = None,
     ) -> None:
         self.capacity = max(capacity // copies, 1)
-        self.ring = self.capacity + 1  # the slot being written holds the newest successor
+        self.ring = self.capacity + spec.stack  # the slot being written holds the newest successor
         self.members, self.copies, self.spec = members, copies, spec
         self.batch_size, self.n_step, self.schedule = batch_size, n_step, schedule or Schedule(0, 1)
         grid = (self.ring, members, copies)
-        n = spec.n_agents
-        self.seen = {"obs": torch.zeros(*grid, n, spec.obs_size, dtype=torch.uint8 if spec.bytes else torch.float32)}
+        n, self.frame = spec.n_agents, spec.obs_size // spec.stack
+        self.seen = {"obs": torch.zeros(*grid, n, self.frame, dtype=torch.uint8 if spec.bytes else torch.float32)}
         if spec.masked:
             self.seen["avail"] = torch.zeros(*grid, n, spec.action_size, dtype=torch.bool)
         if with_state and spec.state_size:
@@ -71,12 +75,11 @@ class Replay:
         }
         if memory_size:
             self.moves["memory"] = torch.zeros(*grid, n, memory_size)
-        self.final_at = torch.full(grid, -1, dtype=torch.int32)  # which final moment, counted from the first
-        self.finals = {
-            name: torch.zeros(copies * members, *x.shape[3:], dtype=x.dtype) for name, x in self.seen.items()
-        }
-        self.finals_written = 0
-        self.finals_freed = 0
+        self.finals = Rare(grid, {name: x[0, 0, 0] for name, x in self.seen.items()})
+        self.older: Rare | None = None
+        if spec.stack > 1:
+            self.older = Rare(grid, {"frames": self.seen["obs"][0, 0, 0].expand(spec.stack - 1, n, self.frame)})
+            self.begins = torch.ones(members, copies, dtype=torch.bool)  # whose next slot does not go on from its last
         self.lost = torch.zeros(grid, dtype=torch.bool)
         self.any_lost = False
         self.written = 0
@@ -107,14 +110,19 @@ class Replay:
         now, following = self.written % self.ring, (self.written + 1) % self.ring
         self._free(following)
         for name, ring in self.seen.items():
-            ring[now] = _by_copy(name, getattr(view, name))
-            ring[following] = _by_copy(name, getattr(step, name))
+            ring[now] = self._kept(name, getattr(view, name))
+            ring[following] = self._kept(name, getattr(step, name))
         for name, ring in self.moves.items():
             ring[now] = getattr(acted if name in ("action", "memory") else step, name).transpose(1, 2)
         ended = step.done.any(1)
         if ended.any():
-            last = {name: _by_copy(name, getattr(step, f"next_{name}"))[ended] for name in self.seen}
-            self._add_finals(now, ended, last)
+            last = {name: self._kept(name, getattr(step, f"next_{name}"))[ended] for name in self.seen}
+            self.finals.put(now, ended, last)
+        if self.older is not None:
+            if self.begins.any():
+                first = view.obs.transpose(1, 2)[self.begins].unflatten(-1, (-1, self.frame))  # [*, N, stack, frame]
+                self.older.put(now, self.begins, {"frames": first[:, :, :-1].transpose(1, 2)})
+            self.begins = ended
         if step.lost is not None:
             self.lost[now] = step.lost.any(1)
             self.any_lost = True
@@ -130,6 +138,8 @@ class Replay:
             self.lost[self.written % self.ring] = True
             self.any_lost = True
             self.written += 1
+        if self.older is not None:
+            self.begins = torch.ones_like(self.begins)
 
     def draw(self) -> Batch:
         """``batch_size`` transitions for each member."""
@@ -148,22 +158,48 @@ class Replay:
         last, window = (row, {}) if self.n_step == 1 else self._look_ahead(pick, row)
         found = {name: take(ring, last if name == "terminated" else row) for name, ring in self.moves.items()}
         found |= {name: take(ring, row) for name, ring in self.seen.items() if name != "state"}
-        found |= {f"next_{name}": x for name, x in self.successors(last).items()} | window
+        found |= {f"next_{name}": x for name, x in self._successors(last).items()} | window
+        if self.older is not None:
+            found["obs"] = self._stacked(row)
+            before = found["obs"] if last is row else self._stacked(last)
+            found["next_obs"] = torch.cat([before[..., self.frame :], found["next_obs"]], -1)
         found["obs"], found["next_obs"] = found["obs"].float(), found["next_obs"].float()
         if self.spec.discrete:
             found["action"] = found["action"].long()
         return Batch(**{name: x.transpose(1, 2) for name, x in found.items()})
 
-    def successors(self, row: Tensor) -> dict[str, Tensor]:
-        """What was truly seen next, without the global state: by name ``[P, B, N, *]``."""
+    def _successors(self, row: Tensor) -> dict[str, Tensor]:
+        """What was truly seen next, without the global state: by name ``[P, B, N, *]``; of a stack the newest frame."""
         following = self._following(row)
-        final = take(self.final_at, row)
+        final = take(self.finals.at, row)
         ended = final >= 0
         result = {name: take(ring, following) for name, ring in self.seen.items() if name != "state"}
         if ended.any():
             for name, x in result.items():
-                x[ended] = self.finals[name][final[ended] % len(self.finals[name])]
+                x[ended] = self.finals.get(name, final[ended])
         return result
+
+    def _stacked(self, row: Tensor) -> Tensor:
+        """What was seen, ``[P, B, N, D]``."""
+        return self._frames(row).transpose(2, 3).flatten(3)
+
+    def _frames(self, row: Tensor) -> Tensor:
+        """What was seen as single frames, the oldest first: ``[P, B, stack, N, D / stack]``."""
+        assert self.older is not None
+        stack, stride = self.spec.stack, self.members * self.copies
+        rows, first, age = [row], take(self.older.at, row), torch.zeros_like(row)
+        for _ in range(stack - 1):  # back in time, but not beyond the episode's beginning
+            goes_on = first < 0
+            rows.append(torch.where(goes_on, (rows[-1] - stride) % (self.ring * stride), rows[-1]))
+            age += goes_on
+            first = take(self.older.at, rows[-1])
+        frames = take(self.seen["obs"], torch.stack(rows[::-1], -1))
+        place = torch.arange(stack)
+        older = place < stack - 1 - age.unsqueeze(-1)  # seen before the episode began
+        if older.any():
+            table, number = self.older.rows["frames"], first.unsqueeze(-1).expand_as(older)[older]
+            frames[older] = table[number % self.older.room, (place + age.unsqueeze(-1))[older]]
+        return frames
 
     def _look_ahead(self, pick: Tensor, row: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The row of the last step that counts in each n-step return, ``[P, B]``, and ``Batch``'s account of these.
@@ -174,7 +210,7 @@ class Replay:
         last, steps, rewards = row, torch.ones_like(row), [take(self.moves["reward"], row)]
         for k in range(1, self.n_step):
             following = self._following(last)
-            follows = (ahead > k) & (take(self.final_at, last) < 0)  # once it ends, it ends for the same reason again
+            follows = (ahead > k) & (take(self.finals.at, last) < 0)  # once it ends, it ends for the same reason again
             if self.any_lost:
                 follows &= ~take(self.lost, following)
             rewards.append(take(self.moves["reward"], following).masked_fill_(~follows.unsqueeze(-1), 0.0))
@@ -194,41 +230,40 @@ class Replay:
         stride = self.members * self.copies
         return (row + stride) % (self.ring * stride)
 
-    def _add_finals(self, slot: int, ended: Tensor, finals: dict[str, Tensor]) -> None:
-        count = len(finals["obs"])
-        while self.finals_written + count - self.finals_freed > len(self.finals["obs"]):
-            self._grow_finals()
-        number = torch.arange(self.finals_written, self.finals_written + count)
-        for name, table in self.finals.items():
-            table[number % len(table)] = finals[name].to(table.dtype)
-        self.final_at[slot][ended] = number.int()
-        self.finals_written += count
-
-    def _grow_finals(self) -> None:
-        live = torch.arange(self.finals_freed, self.finals_written)
-        for name, table in self.finals.items():
-            larger = torch.zeros(len(table) * 3 // 2 + 1, *table.shape[1:], dtype=table.dtype)
-            larger[live % len(larger)] = table[live % len(table)]
-            self.finals[name] = larger
+    def _kept(self, name: str, x: Tensor) -> Tensor:
+        """What is stored of what agents see, ``[P, N, E, *]``, as ``[P, E, N, *]``; the global state has no agents."""
+        if name == "state":
+            return x
+        return (x if self.older is None or name != "obs" else x[..., -self.frame :]).transpose(1, 2)
 
     def _free(self, slot: int) -> None:
-        """Forget what the slot held; final moments are freed in the order in which they came."""
-        self.finals_freed += int((self.final_at[slot] >= 0).sum())
-        self.final_at[slot] = -1
+        """Forget what the slot held."""
+        self.finals.free(slot)
+        if self.older is not None:
+            self.older.free(slot)
         if self.any_lost:
             self.lost[slot] = False
 
     def read(self, start: int, stop: int) -> dict[str, Tensor]:
-        """The time slots ``start .. stop - 1`` as tensors, for a checkpoint; they must still be held."""
+        """The time slots ``start .. stop - 1`` as tensors, for a checkpoint; they must still be held.
+
+        The first one of a chunk counts as the beginning of every stack, so that nothing before it is needed.
+        """
         slots = torch.arange(start, stop) % self.ring
-        final_at = self.final_at[slots]
-        numbers = final_at[final_at >= 0].long()
-        return {
+        ended, finals = self.finals.read(slots)
+        result = {
             **{name: ring[slots] for name, ring in (self.seen | self.moves).items()},
             "lost": self.lost[slots],
-            "ended": final_at >= 0,
-            **{f"final_{name}": table[numbers % len(table)] for name, table in self.finals.items()},
+            "ended": ended,
+            **{f"final_{name}": x for name, x in finals.items()},
         }
+        if self.older is None:
+            return result
+        begun = self.older.at[slots] >= 0
+        begun[:1] = True
+        slot, member, copy = begun.nonzero(as_tuple=True)
+        row = (slots[slot] * self.members + member) * self.copies + copy
+        return result | {"begun": begun, "older_frames": self._frames(row.unsqueeze(0))[0, :, :-1]}
 
     def restore(self, chunks: Iterable[tuple[int, dict[str, Tensor]]]) -> None:
         """Put into a new buffer what ``read`` gave, oldest first: pairs of the first time slot and its tensors.
@@ -240,29 +275,28 @@ class Replay:
         for start, chunk in chunks:
             if start > following:
                 break
-            skip = max(oldest - start, 0)  # the first chunk may begin with slots that the ring no longer holds
+            skip = max(oldest + 1 - self.spec.stack - start, 0)  # the first chunk may hold more than the ring does
             following = start + len(chunk["reward"])
             slots = torch.arange(start + skip, following) % self.ring
             for name, ring in (self.seen | self.moves | {"lost": self.lost}).items():
                 ring[slots] = chunk[name][skip:]
             self.any_lost |= bool(chunk["lost"][skip:].any())
-            taken = int(chunk["ended"][:skip].sum())
-            for slot, ended in zip(slots.tolist(), chunk["ended"][skip:], strict=True):
-                count = int(ended.sum())
-                if count:
-                    last = {name: chunk[f"final_{name}"][taken : taken + count] for name in self.finals}
-                    self._add_finals(slot, ended, last)
-                    taken += count
+            self.finals.restore(
+                slots, skip, chunk["ended"], {name: chunk[f"final_{name}"] for name in self.finals.rows}
+            )
+            if self.older is not None:
+                self.older.restore(slots, skip, chunk["begun"], {"frames": chunk["older_frames"]})
         if following != self.written:
             raise ValueError(f"its replay lacks the time slots from {following} to {self.written - 1}")
 
     def state_dict(self) -> State:
         """Everything but the time slots, which a checkpoint reads piece by piece."""
-        return {
+        state: State = {
             "written": self.written,
             "head": {name: ring[self.written % self.ring].clone() for name, ring in self.seen.items()},
             "sampler": self.sampler.state_dict(),
         }
+        return state if self.older is None else state | {"begins": self.begins.clone()}
 
     def load_state_dict(self, state: State) -> None:
         """To be called before ``restore``."""
@@ -270,13 +304,72 @@ class Replay:
         for name, ring in self.seen.items():
             ring[self.written % self.ring] = state["head"][name]
         self.sampler.load_state_dict(state["sampler"])
+        if self.older is not None:
+            self.begins = state["begins"].clone()
+
+
+class Rare:
+    """What only some slots of a ring hold: rows for some of their copies, freed in the order in which they came.
+
+    Args:
+        grid: (slots, P, E).
+        like: by name, a tensor of the shape and the type of one row.
+
+    Attributes:
+        at: ``[slots, P, E]`` int32, which row, counted from the first ever; -1: none.
+        rows: by name ``[room, ...]``; row k is in place k modulo the room.
+    """
+
+    def __init__(self, grid: tuple[int, int, int], like: Mapping[str, Tensor]) -> None:
+        self.at = torch.full(grid, -1, dtype=torch.int32)
+        self.rows = {name: torch.zeros(grid[1] * grid[2], *x.shape, dtype=x.dtype) for name, x in like.items()}
+        self.room = grid[1] * grid[2]
+        self.written = self.freed = 0
+
+    def put(self, slot: int, where: Tensor, rows: Mapping[str, Tensor]) -> None:
+        """Rows for the copies ``where [P, E]`` of a slot that has none."""
+        count = int(where.sum())
+        while self.written + count - self.freed > self.room:
+            self._grow()
+        number = torch.arange(self.written, self.written + count)
+        for name, table in self.rows.items():
+            table[number % self.room] = rows[name].to(table.dtype)
+        self.at[slot][where] = number.int()
+        self.written += count
+
+    def get(self, name: str, number: Tensor) -> Tensor:
+        return self.rows[name][number % self.room]
+
+    def free(self, slot: int) -> None:
+        """Forget the rows of the oldest slot that has any."""
+        self.freed += int((self.at[slot] >= 0).sum())
+        self.at[slot] = -1
+
+    def read(self, slots: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Which copies of the slots have rows, ``[T, P, E]``, and these in order."""
+        at = self.at[slots]
+        numbers = at[at >= 0].long()
+        return at >= 0, {name: self.get(name, numbers) for name in self.rows}
+
+    def restore(self, slots: Tensor, skip: int, where: Tensor, rows: Mapping[str, Tensor]) -> None:
+        """Put what ``read`` gave into ``slots``, without the first ``skip`` of those that it was asked for."""
+        taken = int(where[:skip].sum())
+        for slot, there in zip(slots.tolist(), where[skip:], strict=True):
+            count = int(there.sum())
+            if count:
+                self.put(slot, there, {name: x[taken : taken + count] for name, x in rows.items()})
+                taken += count
+
+    def _grow(self) -> None:
+        live = torch.arange(self.freed, self.written)
+        room = self.room * 3 // 2 + 1
+        for name, table in self.rows.items():
+            larger = torch.zeros(room, *table.shape[1:], dtype=table.dtype)
+            larger[live % room] = table[live % self.room]
+            self.rows[name] = larger
+        self.room = room
 
 
 def take(ring: Tensor, row: Tensor) -> Tensor:
     """Rows ``[P, B]`` of a ring ``[T, P, E, ...]`` as ``[P, B, ...]``."""
     return ring.flatten(0, 2).index_select(0, row.flatten()).unflatten(0, row.shape)
-
-
-def _by_copy(name: str, x: Tensor) -> Tensor:
-    """What agents see, ``[P, N, E, *]``, as ``[P, E, N, *]``; the global state has no agents."""
-    return x if name == "state" else x.transpose(1, 2)

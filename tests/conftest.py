@@ -1,6 +1,8 @@
 """What tests in several files ask for."""
 
+import os
 import shutil
+import sys
 
 import pytest
 
@@ -37,3 +39,17 @@ def finished(tmp_path_factory):
 def run(finished, tmp_path):
     """A copy of ``finished`` to do harm to."""
     return shutil.copytree(finished, tmp_path / "run")
+
+
+@pytest.fixture(scope="session")
+def ray_instance():
+    """A Ray instance with three CPUs in this process, which ``make_engine("ray")`` then uses. It takes 5 to 45 s."""
+    pytest.importorskip("ray")
+    from marl.engines import ray
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))  # workers import the tests' modules
+        patch.setattr(ray, "cores", lambda: 3)
+        engine = ray.RayEngine()
+    yield
+    engine.close()

@@ -17,9 +17,10 @@ from pathlib import Path
 import torch
 
 from marl import cli
-from marl.api import Recipe, train
+from marl.api import train
 from marl.checkpoint import Checkpoints, flatten
 from marl.plot import read_metrics
+from marl.recipe import Recipe
 from marl.runfolder import read_config
 
 BRIEF = (

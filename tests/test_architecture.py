@@ -34,17 +34,21 @@ ROOMS: tuple[tuple[str, ...], ...] = (
         "marl.plot",
         "marl.drawing",
         "marl.doctor",
+        "marl.processes",
         "marl.runfolder",
         "marl.summary",
         "marl.terminal",
     ),
+    ("marl.engines",),
     ("marl.loop", "marl.evaluation"),
     ("marl.recipe", "marl.presets"),
+    ("marl.session",),
+    ("marl.parts",),
     ("marl", "marl.api"),
     ("marl.classic",),
     ("marl.lifelong",),
     ("marl.parser",),
-    ("marl.cli", "marl.classic_cli", "marl.__main__"),
+    ("marl.cli", "marl.classic_cli", "marl.lifelong_cli", "marl.__main__"),
 )
 """From the bottom to the top; the longest name that fits counts. A module may import its own floor and those below, so
 an algorithm or a replay knows the environments' contract (``envs.base``) and no environment. ``marl`` itself is the
@@ -58,7 +62,7 @@ RECIPROCITY_PARTS = ("marl.modules.adjacency", "marl.modules.graph", "marl.recip
 
 CLASSIC_BASE = ("marl.types", "marl.config")
 CLASSIC_FRAME = tuple(f"marl.classic.{name}" for name in ("runner", "results", "storage", "figure"))
-CLASSIC_OUTSIDE = ("marl.stats", "marl.runfolder", "marl.events", "marl.terminal", "marl.drawing")
+CLASSIC_OUTSIDE = ("marl.stats", "marl.runfolder", "marl.events", "marl.terminal", "marl.drawing", "marl.processes")
 """What the frame of the experiments may know besides; algorithms know neither that nor the frame nor experiments."""
 EXPERIMENTS = "marl.classic.experiments"
 TORCH_FREE = ("marl.classic", "marl.cli", "marl.classic_cli")

@@ -118,7 +118,7 @@ def test_the_usual_bug_is_seen_the_last_successor_is_from_the_next_episode():
     episodes = make()
     diary = Diary(episodes)
     diary.run(40)
-    for table in episodes.slots.finals.values():
+    for table in episodes.slots.finals.rows.values():
         table.zero_()
     assert lies(episodes.draw(), diary) > 0
 

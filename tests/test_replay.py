@@ -83,7 +83,7 @@ def test_the_usual_bug_is_seen_a_successor_from_the_next_episode():
     """Without the side table of last observations the successor is the reset's, and a time limit bootstraps from it."""
     replay = make(100)
     Diary(replay, chance=0.2).run(50)
-    replay.final_at.fill_(-1)
+    replay.finals.at.fill_(-1)
     batch = replay.sample(500)
     # One of five transitions ends an episode; 500 draws x 2 members x 2 agents: about 400 lies.
     assert 300 < lies(batch) < 500
@@ -230,7 +230,13 @@ HOPPER = EnvSpec("mujoco/Hopper-v5", ("learner_0",), (11,), (3,), discrete=False
 
 
 def size(replay):
-    tables = [replay.final_at, replay.lost, *replay.seen.values(), *replay.moves.values(), *replay.finals.values()]
+    tables = [
+        replay.finals.at,
+        replay.lost,
+        *replay.seen.values(),
+        *replay.moves.values(),
+        *replay.finals.rows.values(),
+    ]
     return sum(x.untyped_storage().nbytes() for x in tables)
 
 
@@ -252,9 +258,9 @@ def test_the_side_table_grows_with_the_ends_that_are_held_and_not_with_those_tha
     replay = make(20)
     diary = Diary(replay, chance=0.5)
     diary.run(30)
-    after = len(replay.finals["obs"])
+    after = len(replay.finals.rows["obs"])
     diary.run(1000)
-    assert len(replay.finals["obs"]) <= after * 3 // 2 + 1
+    assert len(replay.finals.rows["obs"]) <= after * 3 // 2 + 1
 
 
 def test_a_lost_row_of_one_member_leaves_the_draws_of_the_others_alone():

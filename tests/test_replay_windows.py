@@ -117,7 +117,7 @@ def test_every_window_happened_and_ends_with_its_episode_the_newest_step_or_befo
 def test_the_usual_bug_is_seen_a_window_that_runs_on_into_the_next_episode():
     replay = Replay(100, SPEC, P, E, [0, 1], n_step=3)
     told = live(replay, 40, ends=0.3, lost=0.0)
-    replay.final_at.fill_(-1)
+    replay.finals.at.fill_(-1)
     # 2 members x 200 rows. A window of 3 meets an end at one of its steps with 1 - .7^3 = .66: about 260 lies.
     assert 200 < lies(told, replay.sample(200), 3) < 320
 
@@ -167,7 +167,7 @@ def fill(buffer: Replay | Episodes, steps: int) -> None:
 def test_bytes_are_kept_as_bytes_and_drawn_as_the_numbers_that_they_are(n_step):
     replay = Replay(20, BYTES, 1, 1, [0], n_step=n_step)
     fill(replay, 30)
-    assert replay.seen["obs"].dtype == replay.finals["obs"].dtype == torch.uint8
+    assert replay.seen["obs"].dtype == replay.finals.rows["obs"].dtype == torch.uint8
     assert replay.seen["obs"].nbytes == 21 * N * 3  # one byte a number, one slot for the newest successor
     other = Replay(20, BYTES, 1, 1, [0], n_step=n_step)
     other.load_state_dict(replay.state_dict())

@@ -130,8 +130,9 @@ class DQN:
         """``r + gamma (1 - terminated) Z*(s', a*)`` or its n-step form, a* the best available action: ``[P, N, B]``."""
         avail = self.action_mask.unsqueeze(1) if batch.next_avail is None else batch.next_avail
         chooser = self.critic if self.config.double else self.target_critic
-        best = mask_logits(chooser(batch.next_obs), avail).argmax(-1)
-        value = self.reciprocity(ActionValues(self.target_critic, best, self.action_mask), batch.next_obs)
+        value, best = mask_logits(chooser(batch.next_obs), avail).max(-1)
+        if self.config.double or not self.reciprocity.off:  # else these are the target networks' values already
+            value = self.reciprocity(ActionValues(self.target_critic, best, self.action_mask), batch.next_obs)
         if batch.rewards is None or batch.steps is None:
             return td_target(batch.reward, self.gamma, batch.terminated, value)
         return window_target(batch.rewards, batch.steps, self.gamma, batch.terminated, value)

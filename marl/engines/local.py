@@ -1,23 +1,24 @@
-"""Everything in this process."""
+"""Workers that are objects of this process. Calls are executed at once."""
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from marl.engines.base import Call
-from marl.types import UserError
+from marl.engines.base import Call, Gone
+from marl.engines.host import VALUE, Outcome, attempt, read
 
 
 class LocalEngine:
-    """Workers are plain objects; a call is over when it returns."""
+    """See ``Engine``. Arguments and results are handed over as they are, without a copy."""
 
     name = "local"
-    capacity = 1
 
-    def place(self, kind: Callable[..., object], *arguments: Any) -> LocalWorker:
-        return LocalWorker(kind, arguments)
+    def __init__(self) -> None:
+        self.capacity = 1
+
+    def place(self, kind: Callable[..., object], *arguments: Any) -> _Worker:
+        return _Worker(attempt(lambda: kind(*arguments)))
 
     def serve(self, kind: Callable[..., object], *arguments: Any) -> Any:
         return kind(*arguments)
@@ -29,30 +30,25 @@ class LocalEngine:
         pass
 
 
-class LocalWorker:
-    """Attributes: ``object``: what was made."""
+class _Worker:
+    def __init__(self, made: Outcome) -> None:
+        self.made: Outcome | None = made
 
-    def __init__(self, kind: Callable[..., object], arguments: Sequence[Any]) -> None:
-        self.object = kind(*arguments)
-
-    def call(self, method: str, *arguments: Any) -> LocalCall:
-        try:
-            return LocalCall(getattr(self.object, method)(*arguments), None)
-        except Exception as error:
-            return LocalCall(None, error)
+    def call(self, method: str, *arguments: Any) -> _Call:
+        if self.made is None:
+            return _Call(None)
+        kind, made = self.made
+        return _Call(attempt(lambda: getattr(made, method)(*arguments)) if kind == VALUE else self.made)
 
     def kill(self) -> None:
-        pass
+        self.made = None
 
 
-class LocalCall:
-    def __init__(self, answer: Any, error: Exception | None) -> None:
-        self._answer, self._error = answer, error
+class _Call:
+    def __init__(self, outcome: Outcome | None) -> None:
+        self.outcome = outcome
 
     def result(self) -> Any:
-        if self._error is None:
-            return self._answer
-        if isinstance(self._error, UserError):
-            raise self._error
-        where = "".join(traceback.format_tb(self._error.__traceback__))
-        raise RuntimeError(f"{type(self._error).__name__}: {self._error}\n{where}") from self._error
+        if self.outcome is None:
+            raise Gone("the worker was let go of")
+        return read(self.outcome)

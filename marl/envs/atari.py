@@ -81,6 +81,7 @@ class AtariCopy:
             rules=f"ALE {_ale().__version__}, frame skip {options.frame_skip}, actions repeated with chance {sticky:g}",
             bytes=True,
             pixels=(STACK, SIDE, SIDE) if pixels else None,
+            stack=STACK if pixels else 1,
             clip_rewards=options.clip_rewards,
         )
         self.last = 0  # the action that goes on where actions are repeated

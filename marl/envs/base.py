@@ -35,6 +35,8 @@ class EnvSpec:
         bytes: observations are whole numbers from 0 to 255 (still float32 in the tensors): replays keep them as bytes,
             and networks see them divided by 255.
         pixels: (channels, height, width) where the D numbers of an observation are a picture; None: they are not.
+        stack: an observation is so many frames of D / stack numbers, one after the other, the oldest first: at each
+            step of an episode the oldest one goes and a new one comes. Replays keep each once. 1: it is no stack.
         clip_rewards: learners are to learn from rewards cut to [-1, 1] (``taught``). ``Step.reward``, and with it every
             return, is what was truly earned.
     """
@@ -53,6 +55,7 @@ class EnvSpec:
     outcomes: tuple[str, ...] = ()
     bytes: bool = False
     pixels: tuple[int, int, int] | None = None
+    stack: int = 1
     clip_rewards: bool = False
 
     @property

@@ -77,6 +77,13 @@ def _check_spec(env: VectorEnv, members: int) -> None:
         _require(all(size >= 1 for size in sizes), f"{name} must be positive, got {sizes}")
     limit = spec.max_steps
     _require(limit is None or limit >= 1, f"max_steps is {limit}")
+    sizes = sorted({*spec.obs_sizes})
+    if spec.pixels is not None:
+        numbers = math.prod(spec.pixels)
+        _require(sizes == [numbers], f"pixels are {spec.pixels}, {numbers} numbers, and observations have {sizes}")
+    if spec.stack != 1:
+        whole = spec.stack > 1 and len(sizes) == 1 and sizes[0] % spec.stack == 0
+        _require(whole, f"stack is {spec.stack}, and observations of {sizes} numbers are not so many equal frames")
 
 
 def _actions(env: VectorEnv, steps: int) -> list[Tensor]:
@@ -104,6 +111,10 @@ def _check_obs(env: VectorEnv, obs: Tensor, where: str) -> None:
     _require(obs.dtype == torch.float32, f"{where} must be float32, got {obs.dtype}")
     _require(obs.isfinite().all(), f"{where} is not finite")
     _require((obs[~spec.obs_mask[:, None].expand(obs.shape)] == 0).all(), f"{where} has padding that is not zero")
+    if spec.bytes:
+        whole = (obs == obs.round()) & (obs >= 0) & (obs <= 255)
+        odd = "" if whole.all() else f", got {obs[~whole][0].item():g}"
+        _require(whole.all(), f"{where} must be whole numbers from 0 to 255, since its spec says bytes{odd}")
 
 
 def _check_steps(env: VectorEnv, first: Tensor, actions: Sequence[Tensor]) -> list[Step]:
@@ -127,6 +138,10 @@ def _check_steps(env: VectorEnv, first: Tensor, actions: Sequence[Tensor]) -> li
             _require(x.dtype == kind, f"{name} of step {t} must be {kind}, got {x.dtype}")
         _require(step.reward.isfinite().all(), f"reward of step {t} is not finite")
         _require(step.lost is None or not step.lost.any(), f"step {t} was lost although nothing failed")
+        if env.spec.stack > 1:
+            frame = env.spec.obs_size // env.spec.stack
+            moved_on = torch.equal(kept[0][..., frame:], step.next_obs[..., :-frame])
+            _require(moved_on, f"next_obs of step {t} is not the stack before without its oldest frame, and a new one")
         going = ~step.done[..., None]
         same = torch.equal(step.obs * going, step.next_obs * going)
         _require(same, f"obs and next_obs of step {t} differ where the episode goes on")

@@ -19,6 +19,7 @@ from marl.lifelong.options import LifelongOptions
 from marl.lifelong.picture import draw
 from marl.lifelong.play import random_return
 from marl.lifelong.records import task_series
+from marl.lifelong.simnet import check_frames
 from marl.lifelong.tasks import Tasks
 from marl.lifelong.weights import team_folder
 from marl.types import State, UserError
@@ -115,6 +116,8 @@ def check(options: LifelongOptions) -> None:
     """Raise ``UserError`` for options that make no sense together."""
     if options.without_ewc and options.ewc == 0:
         raise UserError("without_ewc: there is nothing to compare with where ewc is 0")
+    if options.identify == "simnet" and not options.isolated:
+        check_frames("identify_steps", options.identify_steps)
     if options.engine == "local" and options.address is not None:
         raise UserError(f"address {options.address}: expected --engine ray with it")
 

@@ -130,6 +130,7 @@ def plot(folders: Sequence[Path], out: Path) -> Figures:
     (ar, at, to), (forgot, frames, sent) = figure.subplots(2, 3)
     _draw_reward(ar, reward, slope, _best(plain, reference))
     _draw_against_n(at, whole, f"Agent time to {100 * WHOLE:g} % of the mean over tasks (Figure 1b)")
+    at.set_ylim(bottom=0)
     at.set_ylabel("AT, part of the isolated agent's frames")
     _draw_levels(to, levels)
     _draw_forgetting(forgot, lost)
@@ -298,16 +299,15 @@ def _draw_against_n(axes: Axes, points: Points, title: str) -> None:
     lone = any(team.agents == 1 and not team.alone for team in points.teams)  # beside which the isolated agent stands
     sharing = [(t.agents, m.mean) for t, m in zip(points.teams, points.measures, strict=True) if not t.alone]
     axes.plot(*zip(*sharing, strict=True), color=TOGETHER, linewidth=1.2, alpha=0.6)
-    shown = {}
     for team, measure in zip(points.teams, points.measures, strict=True):
-        place = team.agents - 1.6 * step * (team.alone and lone)
-        shape = measure.draw(axes, place, team.colour, "s" if team.alone else "o", step / 2)
-        shown["isolated agent, no hub" if team.alone else "N agents and a hub"] = shape
-    for label, shape in shown.items():
-        shape.set_label(label)
+        place = team.agents - 2 * step * (team.alone and lone)
+        measure.draw(axes, place, team.colour, "s" if team.alone else "o", step / 2)
+    if any(team.alone for team in points.teams):
+        axes.plot([], [], "s", color=ALONE, label="isolated agent, no hub")
+    axes.plot([], [], "o", color=TOGETHER, label="N agents and a hub")
     axes.set_xticks(sorted({team.agents for team in points.teams}))
     axes.margins(y=0.12)
-    axes.set_xlim(1 - 3 * step, most + 3 * step)
+    axes.set_xlim(1 - 4 * step, most + 4 * step)
     if max(measure.values.max() for measure in points.measures) >= 1000:
         axes.yaxis.set_major_formatter(EngFormatter(sep=""))
         axes.set_ylim(bottom=0)
@@ -319,6 +319,7 @@ def _draw_unshared(axes: Axes, played: Points) -> None:
     alone = next(m.mean for team, m in zip(played.teams, played.measures, strict=True) if team.alone)
     ends = np.array([1, max(team.agents for team in played.teams)])
     axes.plot(ends, alone * ends, "--", color=ALONE, linewidth=1.2, label="N isolated agents")
+    axes.set_ylim(top=max(axes.get_ylim()[1], 1.05 * alone * ends[-1]))
     axes.legend(fontsize=8, frameon=False, loc="best")
 
 
@@ -335,9 +336,8 @@ def _draw_levels(axes: Axes, levels: Sequence[Points]) -> None:
         colour = colormaps["viridis_r"](0.1 + 0.85 * j / (len(LEVELS) - 1))
         labels = [team.label for team in points.teams]
         for k, measure in enumerate(points.measures):
-            shape = measure.draw(axes, k + 0.15 * (j - 2), colour, "o", 0.04)
-            if k == 0:
-                shape.set_label(f"{100 * level:g} %")
+            measure.draw(axes, k + 0.15 * (j - 2), colour, "o", 0.04)
+        axes.plot([], [], "o", color=colour, label=f"{100 * level:g} %")
     _name_places(axes, labels)
     axes.yaxis.set_major_formatter(EngFormatter(sep=""))
     axes.set_ylim(bottom=0)
@@ -357,8 +357,9 @@ def _draw_forgetting(axes: Axes, lost: Points) -> None:
     for team, measure in zip(lost.teams, lost.measures, strict=True):
         without = team.name.endswith(FORGETFUL)
         place = labels.index(team.label.removesuffix(FORGETFUL)) + both * (0.12 if without else -0.12)
-        shape = measure.draw(axes, place, PLAIN if without else TOGETHER, "D" if without else "o", 0.05)
-        shape.set_label("_" * (place > 0.5) + ("without EWC" if without else "with EWC"))
+        measure.draw(axes, place, PLAIN if without else TOGETHER, "D" if without else "o", 0.05)
+    for shape, colour, label in (("o", TOGETHER, "with EWC"), ("D", PLAIN, "without EWC"))[: 1 + both]:
+        axes.plot([], [], shape, color=colour, label=label)
     axes.axhline(0, color="0.6", linewidth=0.8)
     _name_places(axes, labels)
     axes.legend(fontsize=8, frameon=False, loc="best")
@@ -370,8 +371,12 @@ def _name_places(axes: Axes, labels: Sequence[str]) -> None:
 
 
 def _caption(options: LifelongOptions, reference: Reference) -> str:
-    text = "large marks: mean over seeds, with Student's 95 % interval; small marks: each seed; arrows, hollow and"
-    text += " triangular marks: lower bounds, as some never arrived"
+    text = (
+        "large marks: mean over seeds, with Student's 95 % interval; small marks: each seed; hollow, with an arrow: a "
+    )
+    text += (
+        "lower bound, as so many % never arrived and count with the frames that they played; triangles: seeds with such"
+    )
     left_out = [task for task, kept in zip(options.tasks, reference.defined, strict=True) if not kept]
     if left_out:
         text += f"; left out, as the isolated agent is no better than a random policy there: {', '.join(left_out)}"

@@ -87,12 +87,18 @@ class Hub:
     def __init__(self, folder: Path, threshold: float, limit_bytes: int | None = None) -> None:
         if not (math.isfinite(threshold) and threshold >= 0):
             raise UserError(f"threshold of the hub: expected a finite number, 0 or more, got {threshold}")
-        self.threshold, self.limit_bytes = threshold, limit_bytes
+        self.folder, self.threshold, self.limit_bytes = folder, threshold, limit_bytes
         self._store = Store(folder)
         self._tasks: list[int] = []  # of the rows of self._known
         self._known = torch.empty(0, 0)
         self._layout: Layout | None = None
         self._seen = 0  # highest task read
+        with self._store.transaction():
+            self._learn_fingerprints()  # now, so that the first question is not slower than others
+
+    def __reduce__(self) -> tuple[type[Hub], tuple[Path, float, int | None]]:
+        """A process that receives a hub opens its own on the same folder."""
+        return Hub, (self.folder, self.threshold, self.limit_bytes)
 
     def __enter__(self) -> Hub:
         return self

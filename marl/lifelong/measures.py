@@ -79,8 +79,10 @@ class Measure(NamedTuple):
             rows.append(Row(self.group, f"{self.quantity} never reached", n, never, np.nan, np.nan, unit))
         return rows
 
-    def draw(self, axes: Axes, x: float, colour: Any, marker: str = "o", spread: float = 0.0) -> Any:
-        """The mean and its interval, a dot for each seed beside it, and an arrow upwards where it is a lower bound.
+    def draw(self, axes: Axes, x: float, colour: Any, marker: str = "o", spread: float = 0.0) -> None:
+        """The mean and its interval, and a dot for each seed beside it.
+
+        Where it is a lower bound the mean is hollow, with an arrow upwards and the percentage that never arrived.
 
         Args:
             axes: where.
@@ -88,9 +90,6 @@ class Measure(NamedTuple):
             colour: of everything.
             marker: of the mean.
             spread: how far from the mean the first and the last seed's dots are.
-
-        Returns:
-            What a legend shows.
         """
         if len(self.values) > 1:
             places = x + spread * np.linspace(-1, 1, len(self.values))
@@ -105,7 +104,7 @@ class Measure(NamedTuple):
         if self.bound:
             arrow = {"arrowstyle": "<-", "color": colour, "linewidth": 1.2, "shrinkA": 0, "shrinkB": 2}
             axes.annotate("", (x, self.mean), (0, 18), textcoords="offset points", arrowprops=arrow)
+            never = {"textcoords": "offset points", "ha": "center", "fontsize": 6.5, "color": colour}
+            axes.annotate(f"{100 * self.late.mean():.0f}", (x, self.mean), (0, 19), **never)
         face = "white" if self.bound else colour
-        return axes.plot([x], [self.mean], marker, color=colour, markerfacecolor=face, markersize=6, linestyle="none")[
-            0
-        ]
+        axes.plot([x], [self.mean], marker, color=colour, markerfacecolor=face, markersize=6)

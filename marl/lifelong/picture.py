@@ -65,6 +65,7 @@ def draw(curves: Curves, options: LifelongOptions, command: str, out: Path) -> N
     below[0].axhline(1, color="0.55", linewidth=1, linestyle="--")
     _draw_by_task(below[1], options, {team: _times(team, table, options, reference) for team in teams(options)})
     below[1].set_title(f"AT: frames to {100 * LEVELS[LEVEL]:g} % of the isolated agent", loc="left", fontsize=10)
+    below[1].set_ylim(bottom=-0.03)
     below[1].set_ylabel("part of the isolated agent's frames", fontsize=9)
     for axes, metric, title in (
         (below[2], "frames", "Frames of all agents"),
@@ -74,7 +75,11 @@ def draw(curves: Curves, options: LifelongOptions, command: str, out: Path) -> N
         axes.set_title(title, loc="left", fontsize=10)
     _draw_legend(figure, options, len(seeds))
     text = "lines and large marks: mean over seeds; bands and bars: Student's 95 % interval; small marks: each seed; "
-    text += "arrows: lower bounds, as some never arrived; dotted: random policy; grey dashes: isolated agent in the end"
+    text += (
+        "arrows: lower bounds, as so many % never arrived; dotted: random policy; thin dashes: isolated agent, in the "
+    )
+    text += "end"
+    text += "; diamonds: no EWC" if options.without_ewc else ""
     write_caption(figure, text, command)
     save(figure, out)
 
@@ -82,7 +87,7 @@ def draw(curves: Curves, options: LifelongOptions, command: str, out: Path) -> N
 def _style(team: str, lent: bool = False) -> dict[str, Any]:
     colour = ALONE if team.startswith(ISOLATED) else LENT if lent else TOGETHER
     dashes: Any = (0, (4, 1.5)) if team.endswith(FORGETFUL) else "-"
-    return {"color": colour, "linestyle": dashes, "linewidth": 3.2 if colour == ALONE else 1.6}
+    return {"color": colour, "linestyle": dashes, "linewidth": 2.8 if colour == ALONE else 1.6}
 
 
 def _draw_legend(figure: Any, options: LifelongOptions, seeds: int) -> None:
@@ -122,11 +127,11 @@ def _draw_learning(axes: Axes, curves: Curves, options: LifelongOptions, task: s
                 x = np.linspace(0, 100, options.evals + 1)
                 mean, low, high = line({seed: (x, value) for seed, value in values.items()})[1:]
                 if not team.endswith(FORGETFUL):
-                    axes.fill_between(x, low, high, color=style["color"], alpha=0.13, linewidth=0)
+                    axes.fill_between(x, low, high, color=style["color"], alpha=0.1, linewidth=0)
                 axes.plot(x, mean, **style)
                 drawn += values.values()
-    low, high = min(map(np.min, drawn)), max(map(np.max, drawn))  # a band of few seeds may reach far beyond them all
-    axes.set_ylim(low - 0.08 * (high - low + 1e-9), high + 0.08 * (high - low + 1e-9))
+    least, most = float(np.min(drawn)), float(np.max(drawn))  # a band of few seeds may reach far beyond them all
+    axes.set_ylim(least - 0.08 * (most - least + 1e-9), most + 0.08 * (most - least + 1e-9))
     axes.set_xlabel("% of the time for the task", fontsize=9)
     tidy(axes)
 

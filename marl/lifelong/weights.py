@@ -12,7 +12,6 @@ from torch import Tensor
 
 from marl.algos.dqn import DQN, DQNConfig
 from marl.envs.base import EnvSpec
-from marl.modules.q_values import QNetwork
 from marl.runfolder import explain_disk_errors, write_atomically
 from marl.types import UserError
 
@@ -24,17 +23,12 @@ def team_folder(seed: Path, team: str) -> Path:
     return seed / team.replace(", ", "-").replace(" ", "-").lower()
 
 
-def weights_of(critic: QNetwork) -> dict[str, Tensor]:
-    """Copies of a stack's parameters by name, ``[P, 1, ...]`` each."""
-    return {name: parameter.detach().clone() for name, parameter in critic.named_parameters()}
-
-
 def save_agents(folder: Path, parts: Sequence[Mapping[str, Tensor]]) -> None:
     """Write ``agents.safetensors`` whole or not at all.
 
     Args:
         folder: the team's, which need not exist yet.
-        parts: ``weights_of`` the stacks in which the agents live, in the agents' order.
+        parts: ``critic.state_dict()`` of the stacks in which the agents live, in the agents' order.
 
     Raises:
         UserError: the disk is full or cannot be written to.

@@ -69,9 +69,10 @@ class StackedLinear(nn.Module):
             bias = weight.new_zeros(len(init), networks, 1, n_out)
         self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
 
-    def forward(self, x: Tensor, pick: slice = slice(None)) -> Tensor:
+    def forward(self, x: Tensor, pick: slice | None = None) -> Tensor:
         """``[P * N, B, in]`` -> ``[P * N, B, out]``; ``pick`` takes part of a member's networks."""
-        weight, bias = self.weight[:, pick].flatten(0, 1), self.bias[:, pick].flatten(0, 1)
+        parts = (self.weight, self.bias) if pick is None else (self.weight[:, pick], self.bias[:, pick])
+        weight, bias = (part.flatten(0, 1) for part in parts)
         if weight.shape[-1] == 1:  # a product with one column is slow: as slow as with 64
             return (x * weight.transpose(1, 2)).sum(-1, keepdim=True) + bias
         return torch.baddbmm(bias, x, weight)
@@ -119,16 +120,17 @@ class StackedMLP(Stacked):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[P, N, B, in]`` -> ``[P, N, B, out]``."""
-        return self.run(x, slice(None))
+        return self.run(x, None)
 
-    def run(self, x: Tensor, pick: slice) -> Tensor:
+    def run(self, x: Tensor, pick: slice | None) -> Tensor:
         """The same with a part of each member's networks: N is then how many those are."""
         members, agents, rows, _ = x.shape
-        networks = len(range(self.networks)[pick])
+        networks = self.networks if pick is None else len(range(self.networks)[pick])
         x = x.reshape(members * networks, -1, x.shape[-1])
-        for layer in self.layers[:-1]:
+        *hidden, last = self.layers
+        for layer in hidden:
             x = self.activation(layer(x, pick))  # in place: a view here would make autograd copy
-        return self.layers[-1](x, pick).view(members, agents, rows, -1)
+        return last(x, pick).view(members, agents, rows, -1)
 
 
 class Flat:

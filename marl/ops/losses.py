@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import huber_loss
 
 
 def sum_of_means(x: Tensor) -> Tensor:
@@ -57,8 +58,6 @@ def clipped_value_loss(value: Tensor, old_value: Tensor, target: Tensor, clip: T
 
 def huber(error: Tensor, delta: float | None) -> Tensor:
     """Half the square of ``error`` up to ``delta``, from there on a line of slope ``delta``; None: half the square."""
-    square = error.square() / 2
     if delta is None:
-        return square
-    size = error.abs()
-    return torch.where(size <= delta, square, delta * (size - delta / 2))
+        return error.square() / 2
+    return huber_loss(error, error.new_zeros(1).expand_as(error), reduction="none", delta=delta)

@@ -11,8 +11,9 @@ from toy_experiment import Toy, ToyOptions
 
 from marl.classic import runner
 from marl.classic.experiments.base import Row
-from marl.classic.runner import THREADS, run, run_seed
+from marl.classic.runner import run, run_seed
 from marl.classic.storage import load_state, save_state
+from marl.processes import THREADS
 from marl.types import UserError
 
 

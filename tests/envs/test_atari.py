@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import sys
 from collections.abc import Iterator
@@ -20,7 +21,9 @@ from marl.envs import evaluation_options, list_environments, make_env
 from marl.envs.atari import ACTIONS, GAMES, AtariCopy, AtariOptions, overlaps, shrink
 from marl.envs.base import EnvSpec, Step
 from marl.envs.check import check_env
-from marl.types import UserError
+from marl.envs.copies import CopiesEnv, LocalPool
+from marl.replay import Replay
+from marl.types import Acted, UserError
 
 needs_ale = pytest.mark.skipif(find_spec("ale_py") is None, reason="the extra `atari` is not installed")
 NOOP, FIRE, RIGHT = 0, 1, 3
@@ -125,6 +128,38 @@ def test_spaces_are_those_of_the_console_and_equal_among_games() -> None:
         assert "ALE" in spec.rules and "frame skip 4" in spec.rules
     spec = make_env("atari/Pong", options={"clip_rewards": False}).spec
     assert spec.pixels == (4, 84, 84) and spec.obs_size == 28_224 and not spec.clip_rewards
+
+
+@needs_ale
+@pytest.mark.parametrize("game", GAMES)
+def test_the_ten_games_are_there_and_take_all_eighteen_actions(game: str) -> None:
+    """Nine directions, with and without the button; each is pressed once, and the game goes on."""
+    env = make_env(f"atari/{game}-ram", options={"noop_max": 0})
+    assert isinstance(env, CopiesEnv) and isinstance(env.pool, LocalPool)
+    console = env.pool.copies[0]
+    assert isinstance(console, AtariCopy) and [button.value for button in console.buttons] == list(range(18))
+    env.reset()
+    seen = {env.step(torch.full((1, 1, 1), action)).obs.numpy().tobytes() for action in range(18)}
+    assert len(seen) > 1
+
+
+@needs_ale
+@pytest.mark.parametrize("life_loss_ends", [False, True])
+def test_replays_of_single_frames_draw_the_stacks_that_were_seen(life_loss_ends: bool) -> None:
+    """Lives are lost in the water."""
+    options = {"life_loss_ends": life_loss_ends, "noop_max": 3, "max_frames": 400}
+    env = make_env("atari/Frostbite", copies=2, options=options)
+    once = Replay(2 * 150, env.spec, 1, 2, [0], n_step=2)
+    whole = Replay(2 * 150, dataclasses.replace(env.spec, stack=1), 1, 2, [0], n_step=2)
+    view, ends = env.start(), 0
+    for action in presses(0, 400):
+        step = env.step(torch.full((1, 1, 2), action))
+        for replay in (once, whole):
+            replay.add(view, Acted(torch.full((1, 1, 2), action)), env.spec.taught(step))
+        view, ends = step.view, ends + int(step.done.sum())
+    assert ends >= 3
+    for ours, theirs in zip(once.sample(100), whole.sample(100), strict=True):
+        assert (ours is None and theirs is None) or torch.equal(ours, theirs)
 
 
 @needs_ale

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -229,6 +230,80 @@ class PaysTheDeparted(Altered):
     ],
 )
 def test_a_usual_bug_is_caught(broken: Any, message: str) -> None:
+    with pytest.raises(ContractError, match=message) as caught:
+        check_env(broken)
+    assert "\n" not in str(caught.value)
+
+
+class Blinks(Walk):
+    """``Walk`` whose first agent's observations tell the time in bytes, the last three moments of it."""
+
+    shape = (1, 1, 3)
+
+    def __init__(self, seeds: Sequence[int]) -> None:
+        super().__init__(seeds)
+        self.spec = EnvSpec(
+            "blinks", ("a", "b"), (3, 3), (1, 2), False, max_steps=LIMIT, bytes=True, pixels=self.shape, stack=3
+        )
+
+    def observe(self) -> Tensor:
+        age = self.age[..., None].expand(-1, 2, -1, 1)
+        return torch.cat([(age - back).clamp(min=0) for back in (2, 1, 0)], -1).float()
+
+    def step(self, action: Tensor) -> Step:
+        step = super().step(action)
+        return step._replace(next_obs=self.tell(step.next_obs), obs=self.tell(step.obs))
+
+    def tell(self, obs: Tensor) -> Tensor:
+        return obs
+
+
+class SharesOfOne(Blinks):
+    def tell(self, obs: Tensor) -> Tensor:
+        return obs / 255
+
+
+class Negative(Blinks):
+    def tell(self, obs: Tensor) -> Tensor:
+        return obs - 1
+
+
+class TooBright(Blinks):
+    def tell(self, obs: Tensor) -> Tensor:
+        return obs * 200
+
+
+class OtherPicture(Blinks):
+    shape = (1, 3, 3)
+
+
+class NewestFirst(Blinks):
+    def tell(self, obs: Tensor) -> Tensor:
+        return obs.flip(-1)
+
+
+class UnevenFrames(Blinks):
+    def __init__(self, seeds: Sequence[int]) -> None:
+        super().__init__(seeds)
+        self.spec = dataclasses.replace(self.spec, stack=2)
+
+
+def test_bytes_pictures_and_stacks_that_are_what_they_say_pass() -> None:
+    check_env(Blinks)
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (SharesOfOne, r"obs of step 0 must be whole numbers from 0 to 255, .*got 0.0039"),
+        (Negative, "whole numbers from 0 to 255, .*got -1"),
+        (TooBright, "whole numbers from 0 to 255, .*got 400"),
+        (OtherPicture, r"pixels are \(1, 3, 3\), 9 numbers, and observations have \[3\]"),
+        (NewestFirst, "next_obs of step 0 is not the stack before without its oldest frame"),
+        (UnevenFrames, r"stack is 2, and observations of \[3\] numbers are not so many equal frames"),
+    ],
+)
+def test_bytes_pictures_and_stacks_that_are_not_are_caught(broken: Any, message: str) -> None:
     with pytest.raises(ContractError, match=message) as caught:
         check_env(broken)
     assert "\n" not in str(caught.value)

@@ -103,7 +103,9 @@ def test_forgetting_frames_and_bytes_are_in_the_table_with_and_without_ewc(tmp_p
 
 def test_a_task_that_the_isolated_agent_does_not_learn_is_left_out_and_the_picture_says_so(tmp_path, monkeypatch):
     said = []
-    monkeypatch.setattr("marl.lifelong.figures.write_caption", lambda figure, text, command: said.append((text, command)))
+    monkeypatch.setattr(
+        "marl.lifelong.figures.write_caption", lambda figure, text, command: said.append((text, command))
+    )
     rewards = {"isolated": {0: [[10.0, -1.0]] * 2}, "shared": {0: [[20.0, 50.0]] * 2}}
     run = made_up_run(tmp_path / "r", rewards, {"isolated": {0: PLAYS}, "shared": {0: PLAYS}})
     assert rows_of([run], tmp_path / "f.png")["N = 2", "AR"].estimate == 2.0  # catch alone
@@ -159,7 +161,9 @@ def test_other_kinds_of_runs_beside_it_are_one_clear_line(tmp_path, capsys):
 def test_an_isolated_agent_that_is_another_is_noticed(tmp_path, caplog):
     runs = [run_of(tmp_path / "3", 3, (10.0, 10.0)), run_of(tmp_path / "5", 5, (10.0, 10.0))]
     text = (runs[1] / "results.csv").read_text()
-    changed = text.replace("isolated: gather,return,return per episode,2,10.0", "isolated: gather,return,return per episode,2,9.0")
+    changed = text.replace(
+        "isolated: gather,return,return per episode,2,10.0", "isolated: gather,return,return per episode,2,9.0"
+    )
     assert changed != text
     (runs[1] / "results.csv").write_text(changed)
     plot(runs, tmp_path / "f.png")
