@@ -17,6 +17,7 @@ from marl.algos.dqn import DQN, DQNConfig
 from marl.envs.base import Step
 from marl.lifelong.codec import pack, raw_size
 from marl.lifelong.hub import Hub
+from marl.lifelong.options import LifelongOptions
 from marl.lifelong.round import Round
 from marl.lifelong.simnet import THRESHOLD, Fingerprint, initial_weights
 from marl.lifelong.tasks import Tasks
@@ -88,7 +89,8 @@ def learning(tasks: Sequence[str], config: DQNConfig, copies: int, env: dict[str
     known = Tasks.of(list(dict.fromkeys(tasks)), env)
     seeds = list(range(len(tasks)))
     learner = DQN(known.spec, [config] * len(tasks), seeds)
-    now = Round(tasks, seeds, [0] * len(tasks), {}, known, config, copies, 10**9)
+    options = LifelongOptions(tasks=known.names, frames=10**9, copies=copies, dqn=config)
+    now = Round(tasks, seeds, [0] * len(tasks), {}, [[] for _ in tasks], known, options)
     while now.done < 2 * config.warmup:
         now.advance(learner)
     return now, learner

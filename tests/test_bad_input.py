@@ -28,7 +28,7 @@ WRONG_WORDS = [
     (["train", "maddpg", "mp/simple_spread_v3"], "no environment family 'mp'; did you mean 'mpe'?"),
     (
         ["train", "maddpg", "simple_spread_v3"],
-        "choose from atari, gym, mamujoco, mpe, mujoco, pettingzoo, probe, smac, small, smax",
+        "choose from atari, gym, mamujoco, minatar, mpe, mujoco, pettingzoo, probe, smac, small, smax",
     ),
     (["train", "maddpg", "mpe/simple_spred_v3"], "did you mean 'simple_spread_v3'?"),
     (["train", "td3", "mujoco/Hoper-v5"], "did you mean 'Hopper-v5'?"),

@@ -18,7 +18,7 @@ from marl.config import option
 from marl.envs.base import EnvSpec
 from marl.modules.conv import ConvName
 from marl.modules.optim import StackedAdam
-from marl.modules.q_values import ActionValues, QNetwork, worth
+from marl.modules.q_values import ActionValues, QNetwork
 from marl.modules.reciprocity import ReciprocityConfig, make_reciprocity
 from marl.ops.discrete import mask_logits
 from marl.ops.exploration import epsilon_greedy
@@ -106,11 +106,21 @@ class DQN:
         """The probability of a random action now: final + (1 - final) exp(-steps / decay), ``[P, 1, 1]``."""
         return self.final + (1 - self.final) * torch.exp(-self.steps / self.decay)
 
-    def update(self, batch: Batch) -> Metrics:
-        """One gradient step of every network; at every ``target_interval``-th the targets become copies."""
+    def update(self, batch: Batch, lesson: Tensor | None = None) -> Metrics:
+        """One gradient step of every network; at every ``target_interval``-th the targets become copies.
+
+        Args:
+            batch: the transitions.
+            lesson: ``[P, N, B, A]``, a teacher's action values, to be learnt by least squares where they are no NaN, in
+                place of the TD target.
+        """
         target = self.compute_target(batch)
-        q = worth(self.critic, batch.obs, batch.action)
+        values = self.critic(batch.obs)
+        q = values.gather(-1, batch.action.unsqueeze(-1)).squeeze(-1)
         loss = huber(q - target, self.config.huber_delta)
+        if lesson is not None:
+            taught = (values - lesson.nan_to_num()).square().sum(-1) / 2
+            loss = torch.where(lesson[..., 0].isnan(), loss, taught)
         parameters = dict(self.critic.named_parameters()) if self.penalties else {}
         norm = self.optimizer.step(sum((penalty(parameters) for penalty in self.penalties), sum_of_means(loss)))
         self.updates += 1

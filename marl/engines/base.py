@@ -36,7 +36,8 @@ class Worker(Protocol):
 class Engine(Protocol):
     """Where workers live: in this process, in processes of their own, or in a Ray cluster.
 
-    Arguments and results travel by pickle: tensors, arrays, plain values. A worker computes with one thread.
+    Arguments and results travel by pickle: tensors, arrays, plain values. They arrive as copies, but in this process.
+    A worker computes with one thread.
 
     Attributes:
         name: ``local``, ``processes`` or ``ray``.
@@ -52,7 +53,7 @@ class Engine(Protocol):
     def serve(self, kind: Callable[..., object], *arguments: Any) -> Any:
         """Make an object that keeps its state on this machine's disk, and return what reaches it from any worker.
 
-        The result has the object's methods, here and in every worker that it is handed to as an argument. If the
+        The result has the object's public methods, here and in every worker that it is handed to as an argument. If the
         process in which it lives dies, it is made anew from the same arguments, and calls under way are repeated, so
         that each of its methods must do no harm when executed twice.
         """

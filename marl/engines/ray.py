@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import signal
 import time
 import uuid
@@ -217,14 +218,16 @@ def _get(ray: Any, answer: Any) -> bytes:
     try:
         data: bytes = ray.get(answer)
     except RayError as error:
-        text = " ".join(str(error).split())
+        text = str(error)
         # ``RayHost`` raises nothing of its own, so the process did not even get so far.
         if isinstance(error, RayTaskError) or (isinstance(error, ActorDiedError) and error.actor_init_failed):
+            node, reason = re.search(r"ip=([^,)]+)", text), text.strip().splitlines()[-1]
             raise UserError(
-                "a node of the Ray cluster cannot make workers; it needs the same marl and the same packages as this "
-                f"one ({text})"
+                f"node {node[1] if node else '?'} of the Ray cluster cannot make workers ({reason}); "
+                "it needs the same marl and the same packages as this one"
             ) from None
-        raise Gone(f"its process died ({text})") from None
+        reason = " ".join(text.split()).partition(" Some common causes")[0]  # known ones, for lines on end
+        raise Gone(f"its process died ({reason})") from None
     return data
 
 
@@ -239,6 +242,8 @@ def _import_ray() -> Any:
 def _start(ray: Any, address: str | None) -> None:
     """Join the cluster at the address, or start an instance of this process's own."""
     logging.getLogger("ray").setLevel(logging.ERROR)
+    # Else it prints a page to stdout, where results go, whenever a worker dies; there is no public switch.
+    ray._private.worker.print_to_stdstream = lambda *data, **options: None
     with quiet_start(), _own_handler():
         if address:
             check_address(address)

@@ -25,10 +25,13 @@ except Exception as error:
 
 TOKEN = "wants its token: export RAY_AUTH_MODE=token, with the token in ~/.ray/auth_token or in RAY_AUTH_TOKEN"
 
+STRANGER = "does not answer as the head node of a Ray cluster does"
+
 SIGNS = {
     "InvalidAuthToken": TOKEN,
     "AuthenticationError": TOKEN,
-    "Failed to connect to GCS": "does not answer as the head node of a Ray cluster does",
+    "Failed to connect to GCS": STRANGER,
+    "Failed to get cluster ID": STRANGER,
 }
 """What Ray prints long before it gives up, and what it means."""
 

@@ -25,6 +25,7 @@ from marl.lifelong.shard import Ended, Shard
 from marl.lifelong.simnet import THRESHOLD
 from marl.lifelong.snapshot import copy_hub
 from marl.lifelong.tasks import Tasks
+from marl.lifelong.weights import save_agents
 from marl.streams import derive
 from marl.types import State, UserError
 
@@ -162,6 +163,8 @@ class Team:
         self.records.end(scores, frames, sum(group.updates for group in ended), total)
         self.begun = False
         self.sequence.advance()
+        if self.sequence.finished:
+            save_agents(self.folder, [state["learner"]["critic"] for state in self.saved if state is not None])
 
     # ---- workers --------------------------------------------------------------------------------------------------
 

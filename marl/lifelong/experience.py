@@ -18,13 +18,18 @@ _WHOSE = {"final": "ended", "older": "begun"}
 """Tensors whose names begin so have a row for each copy of each slot that is marked there."""
 
 
-def extract(replay: Replay, member: int) -> dict[str, Tensor]:
-    """All that a replay holds of one member, in the order of time: ``[T, 1, E, ...]``, what was seen stored once.
+def extract(replay: Replay, member: int, newest: int | None = None) -> dict[str, Tensor]:
+    """What a replay holds of one member, in the order of time: ``[T, 1, E, ...]``, what was seen stored once.
+
+    All of it, or the ``newest`` so many transitions, in whole steps of all copies.
 
     ``head_obs`` is what was seen after the last step, ``final_obs`` what at episodes' ends. Of stacked frames each is
     there once; ``older_frames`` are those before an episode's first one.
     """
-    slots = replay.read(_oldest(replay), replay.written)
+    first = _oldest(replay)
+    if newest is not None:
+        first = max(first, replay.written - max(newest // replay.copies, 1))
+    slots = replay.read(first, replay.written)
     part = slice(member, member + 1)
     result = {}
     for name, x in slots.items():

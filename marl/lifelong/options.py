@@ -13,6 +13,7 @@ from marl.lifelong.sequence import Draws
 from marl.lifelong.simnet import FRAMES
 
 EngineName: TypeAlias = Literal["local", "processes", "ray"]
+Borrow: TypeAlias = Literal["distil", "replay"]
 
 SMALL_DQN = DQNConfig(hidden=(128,), lr=1e-3, epsilon_decay=4_000.0, warmup=1_000, batch_size=64, buffer_size=20_000)
 """Learns a small game in 20 000 steps well enough to tell who has learnt it."""
@@ -34,6 +35,8 @@ class LifelongOptions:
     identify: Literal["simnet", "told"] = option("simnet", "How an agent knows its task: by a SimNet, or it is told.")
     identify_steps: int = option(FRAMES, "Environment steps that a SimNet plays to know a task.")
     threshold: float | None = option(None, "Distance up to which a task is recognised; none: SimNet's own.")
+    borrow: Borrow = option("distil", "What a borrower learns: its lender's values, or from rewards alone (replay).")
+    rehearse: float = option(0.25, "Share of each batch from replays of tasks met before; 0: none.", most=1)
     ewc: float = option(100.0, "Strength of the penalty against forgetting; 0: none.")
     ewc_mode: Mode = option("separate", "Anchors: one for each past task, one running one, or the last task's only.")
     ewc_samples: int = option(256, "Transitions from which it is estimated how much a weight matters.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,13 +12,28 @@ from torch import Tensor
 from marl.algos.common import Metrics
 from marl.algos.dqn import DQN, DQNConfig
 from marl.envs import make_env
+from marl.envs.base import EnvSpec
 from marl.lifelong.abreast import Abreast
 from marl.lifelong.experience import extract, in_order, load_replay, restored, save_replay
+from marl.lifelong.options import LifelongOptions
 from marl.lifelong.tasks import Tasks
 from marl.loop import random_actions, require_finite
+from marl.modules.q_values import QNetwork
 from marl.replay import Replay
 from marl.streams import Streams, derive
 from marl.types import Acted, Batch, Schedule, State, View
+
+
+class Lent(NamedTuple):
+    """What an agent borrows.
+
+    Attributes:
+        transitions: see ``experience.extract``.
+        network: the lender's, by parameter.
+    """
+
+    transitions: dict[str, Tensor]
+    network: dict[str, Tensor]
 
 
 class Round:
@@ -27,11 +43,10 @@ class Round:
         tasks: each agent's, by id.
         seeds: each agent's for this round.
         numbers: what each agent calls its task: the hub's number.
-        borrowed: by agent, the bundle (see ``experience.extract``) that it replays; the others play.
+        borrowed: by agent, what it learns from; the others play.
+        past: each agent's replays of other tasks, which it rehearses.
         all_tasks: that there are.
-        config: of the learner.
-        copies: E, copies of its task that an agent plays at once.
-        steps: for how many environment steps.
+        options: of the run.
 
     Attributes:
         players: who plays, in ascending order.
@@ -44,16 +59,20 @@ class Round:
         tasks: Sequence[str],
         seeds: Sequence[int],
         numbers: Sequence[int],
-        borrowed: Mapping[int, Mapping[str, Tensor]],
+        borrowed: Mapping[int, Lent],
+        past: Sequence[Sequence[Replay]],
         all_tasks: Tasks,
-        config: DQNConfig,
-        copies: int,
-        steps: int,
+        options: LifelongOptions,
     ) -> None:
+        config, copies = options.dqn, options.copies
+        steps = all_tasks.steps(options.frames, copies)
         self.tasks, self.numbers, self.copies = list(tasks), list(numbers), copies
         self.spec = spec = all_tasks.spec
         self.players = [i for i in range(len(tasks)) if i not in borrowed]
-        self.borrowed = {i: restored(bundle, config, spec, seeds[i]) for i, bundle in borrowed.items()}
+        self.lent, self.past, self.rehearsed = dict(borrowed), past, int(config.batch_size * options.rehearse)
+        self.borrowed = {i: restored(lent.transitions, config, spec, seeds[i]) for i, lent in borrowed.items()}
+        self.teachers = _stacked([lent.network for lent in borrowed.values()], config, spec)
+        self.distils = options.borrow == "distil"
         own = [seeds[i] for i in self.players]
         self.warmup = Streams(own, "warmup")
         self.schedule, self.batch_size = Schedule(config.warmup, config.update_every), config.batch_size
@@ -81,7 +100,10 @@ class Round:
             self._play(self.env, learner)
         self.done += self.copies
         while self.updates < self.schedule.due(self.done):
-            metrics = learner.update(self.draw(self.batch_size))
+            batch = self.draw(self.batch_size)
+            lesson = self._lesson(batch)
+            self._rehearse(batch, lesson)
+            metrics = learner.update(batch, lesson)
             self.updates += 1
             require_finite(metrics["grad/critic_norm"], "gradient", self.done, self.spec.agents)
         return metrics
@@ -92,13 +114,37 @@ class Round:
         batches += [replay.sample(size) for replay in self.borrowed.values()]
         return in_order(batches, [*self.players, *self.borrowed])
 
-    def experience(self, agent: int) -> dict[str, Tensor]:
-        """What an agent that plays lived through, to be shared."""
-        return extract(self.replay, self.players.index(agent))
+    def experience(self, agent: int, newest: int | None = None) -> dict[str, Tensor]:
+        """What an agent learns from, its own or borrowed; see ``experience.extract``."""
+        if agent in self.borrowed:
+            return extract(self.borrowed[agent], 0, newest)
+        return extract(self.replay, self.players.index(agent), newest)
 
     def close(self) -> None:
         if self.env is not None:
             self.env.close()
+
+    def _lesson(self, batch: Batch) -> Tensor | None:
+        """Their lenders' values for those who borrow, NaN for all others, ``[N, 1, B, A]``; None if there are none."""
+        if self.teachers is None or not self.distils:
+            return None
+        who = list(self.borrowed)
+        lesson = torch.full((*batch.action.shape, self.spec.action_size), torch.nan)
+        with torch.no_grad():
+            lesson[who] = self.teachers(batch.obs[who])
+        return lesson
+
+    def _rehearse(self, batch: Batch, lesson: Tensor | None) -> None:
+        """Put transitions of one task that each agent met before, of each in turn, in the place of a batch's last."""
+        for i, mine in enumerate(self.past):
+            if not mine or not self.rehearsed:
+                continue
+            again = mine[self.updates % len(mine)].sample(self.rehearsed)
+            for new, old in zip(batch, again, strict=True):
+                if new is not None and old is not None:
+                    new[i, :, -self.rehearsed :] = old[0]
+            if lesson is not None:
+                lesson[i, :, -self.rehearsed :] = torch.nan
 
     def _play(self, env: Abreast, learner: DQN) -> None:
         view = self.view
@@ -124,7 +170,7 @@ class Round:
 
     def state_dict(self) -> State:
         lent = {
-            str(i): {"bundle": extract(replay, 0), "sampler": replay.sampler.state_dict()}
+            str(i): {**self.lent[i]._asdict(), "sampler": replay.sampler.state_dict()}
             for i, replay in self.borrowed.items()
         }
         state: State = {"numbers": self.numbers, "borrowed": lent, "done": self.done, "updates": self.updates}
@@ -153,3 +199,15 @@ class Round:
         if not self.env.spec.exact_state:
             self.view = self.env.start()
             self.replay.interrupt()
+
+
+def _stacked(networks: Sequence[Mapping[str, Tensor]], config: DQNConfig, spec: EnvSpec) -> QNetwork | None:
+    """Lenders' networks as the members of one stack; None without any."""
+    if not networks:
+        return None
+    init = Streams(range(len(networks)), "lent")
+    stack = QNetwork(init, spec, config.hidden, config.conv, config.duelling)
+    with torch.no_grad():
+        for name, parameter in stack.named_parameters():
+            parameter[:, 0] = torch.stack([network[name] for network in networks])
+    return stack

@@ -13,9 +13,10 @@ from marl.algos.common import load_parts, save_parts
 from marl.algos.dqn import DQN
 from marl.lifelong.ewc import EWC, fisher
 from marl.lifelong.hub import Hub, Match
+from marl.lifelong.memories import KEPT, Memories
 from marl.lifelong.options import LifelongOptions
 from marl.lifelong.play import mean_returns
-from marl.lifelong.round import Round
+from marl.lifelong.round import Lent, Round
 from marl.lifelong.simnet import Fingerprint, fingerprints
 from marl.lifelong.tasks import Tasks
 from marl.modules.q_values import worth
@@ -81,6 +82,7 @@ class Shard:
         self.ewc = EWC(ewc, options.ewc_mode)
         if ewc > 0:
             self.learner.penalties.append(self.ewc)
+        self.memories = Memories(options.dqn, tasks.spec, seeds)
         self.steps = tasks.steps(options.frames, options.copies)  # of a round
         self.now: Round | None = None
         self.point = -1
@@ -108,11 +110,11 @@ class Shard:
             tasks: each agent's.
             matches: the hub's answers; None: there is no hub, and tasks met in different rounds count as different.
         """
-        lent: dict[int, dict[str, Tensor]] = {}
+        lent: dict[int, Lent] = {}
         for i, match in enumerate(matches or []):
             known = self.hub.fetch(match.task, self.names[i]) if self.hub is not None and match.learnt else None
             if known is not None and known.transitions is not None:
-                lent[i] = known.transitions
+                lent[i] = Lent(known.transitions, known.network)
         numbers = [turn + 1] * len(tasks) if matches is None else [match.task for match in matches]
         self.learner.steps = 0  # exploration begins anew
         self.now = self._round(turn, tasks, numbers, lent)
@@ -152,7 +154,7 @@ class Shard:
         return Ended(last, scores, now.updates * len(self.seeds))
 
     def share(self, last: Point) -> State:
-        """Give the hub what was learnt by playing; the round is over, and this is the state after it.
+        """Give the hub what was learnt by playing, remember it; the round is over, and this is the state after it.
 
         Args:
             last: of what ``end`` said.
@@ -162,6 +164,8 @@ class Shard:
             for i in now.players:
                 network = {name: p.detach()[i, 0].clone() for name, p in self.learner.critic.named_parameters()}
                 self.hub.publish(now.numbers[i], network, now.experience(i), last.scores[i], self.names[i])
+        for i, number in enumerate(now.numbers if self.options.rehearse > 0 else []):
+            self.memories.keep(i, number, now.experience(i, newest=KEPT))
         self.close()
         return self.state_dict()
 
@@ -179,13 +183,11 @@ class Shard:
     def _round_seeds(self, turn: int) -> list[int]:
         return [derive(seed, "round", turn) for seed in self.seeds]
 
-    def _round(
-        self, turn: int, tasks: Sequence[int], numbers: Sequence[int], lent: dict[int, dict[str, Tensor]]
-    ) -> Round:
+    def _round(self, turn: int, tasks: Sequence[int], numbers: Sequence[int], lent: dict[int, Lent]) -> Round:
         names, seeds = [self.tasks.names[m] for m in tasks], self._round_seeds(turn)
         self.made_from = {"turn": turn, "tasks": list(tasks), "numbers": list(numbers)}
-        o = self.options
-        return Round(names, seeds, numbers, lent, self.tasks, o.dqn, o.copies, self.steps)
+        past = [self.memories.of_others(i, number) for i, number in enumerate(numbers)]
+        return Round(names, seeds, numbers, lent, past, self.tasks, self.options)
 
     def _evaluated(self, number: int, scores: Tensor) -> Point:
         now = self._in_round()
@@ -194,7 +196,7 @@ class Shard:
         steps = [first + (now.done if i in now.players else 0) for i in range(len(self.seeds))]
         return Point(number, scores.tolist(), [n * self.tasks.skip for n in steps])
 
-    PARTS = ("learner", "ewc")
+    PARTS = ("learner", "ewc", "memories")
 
     def state_dict(self) -> State:
         """Everything that changes."""
@@ -208,6 +210,7 @@ class Shard:
         load_parts(self, self.PARTS, state)
         self.point, now = state["point"], state["now"]
         if now is not None:
-            lent = {int(i): borrowed["bundle"] for i, borrowed in now["round"]["borrowed"].items()}
+            borrowed = now["round"]["borrowed"]
+            lent = {int(i): Lent(*(saved[name] for name in Lent._fields)) for i, saved in borrowed.items()}
             self.now = self._round(now["turn"], now["tasks"], now["numbers"], lent)
             self.now.load_state_dict(now["round"])

@@ -22,7 +22,7 @@ class Filters(NamedTuple):
     stride: int
 
 
-ConvName: TypeAlias = Literal["auto", "small", "nature"]
+ConvName: TypeAlias = Literal["auto", "small", "nature", "none"]
 
 STACKS: dict[str, tuple[Filters, ...]] = {
     "small": (Filters(16, 3, 1),),
@@ -97,8 +97,10 @@ def sides(pixels: tuple[int, int, int], layers: Sequence[Filters]) -> tuple[int,
 def stack_for(pixels: tuple[int, int, int], conv: ConvName) -> tuple[Filters, ...]:
     """The layers of that name; ``auto``: Nature's where a picture is large enough for them (36 x 36), else small ones.
 
-    Raises ``UserError`` where the picture is too small.
+    ``none`` has no layers: its pictures are plain numbers. Raises ``UserError`` where the picture is too small.
     """
+    if conv == "none":
+        return ()
     if conv == "auto":
         conv = "nature" if min(sides(pixels, STACKS["nature"])) >= 1 else "small"
     if min(sides(pixels, STACKS[conv])) < 1:

@@ -33,7 +33,8 @@ class QNetwork(StackedMLP):
         self, init: Streams, spec: EnvSpec, hidden: Sequence[int], conv: ConvName = "auto", duelling: bool = False
     ) -> None:
         n, pixels = spec.n_agents, spec.pixels
-        pictures = None if pixels is None else ConvStack(init, n, pixels, stack_for(pixels, conv))
+        filters = () if pixels is None else stack_for(pixels, conv)
+        pictures = ConvStack(init, n, pixels, filters) if pixels is not None and filters else None
         width = spec.obs_size if pictures is None else pictures.width
         super().__init__(init, n, [width, *hidden, spec.action_size + duelling])
         self.pictures, self.bytes, self.duelling = pictures, spec.bytes, duelling

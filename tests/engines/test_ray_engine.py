@@ -25,7 +25,7 @@ def engine(ray_instance):
 
 
 @pytest.mark.ray
-def test_a_served_object_that_is_killed_comes_back_with_what_it_had_on_disk(engine, tmp_path):
+def test_a_served_object_that_is_killed_comes_back_with_what_it_had_on_disk(engine, tmp_path, capfd):
     ledger = engine.serve(Ledger, tmp_path / "ledger.txt")
     worker = engine.place(Diary)
     ledger.add("before")
@@ -34,6 +34,8 @@ def test_a_served_object_that_is_killed_comes_back_with_what_it_had_on_disk(engi
     assert ledger.add("here") == ["before", "here"]
     assert worker.call("meet_and_kill", ledger, "there").result() == ["before", "here", "there"]
     assert not alive(pid) and ledger.pid() != pid
+    time.sleep(0.5)
+    assert capfd.readouterr().out == ""  # stdout is for results
 
 
 @pytest.mark.ray

@@ -7,6 +7,7 @@ import shutil
 import pytest
 import torch
 
+from marl.algos.dqn import DQN as DQNLearner
 from marl.algos.dqn import DQNConfig
 from marl.engines import make_engine
 from marl.envs import make_env
@@ -14,7 +15,7 @@ from marl.lifelong import agent, shard
 from marl.lifelong.agent import Plan, Team
 from marl.lifelong.experience import extract, restored
 from marl.lifelong.options import LifelongOptions
-from marl.lifelong.round import Round
+from marl.lifelong.round import Lent, Round
 from marl.lifelong.tasks import Tasks
 from marl.replay import Replay
 from marl.streams import derive
@@ -54,7 +55,7 @@ def run(team, until=None):
 
 def stacked(team):
     """The agents of a team whose engine is local."""
-    return team.crew.workers[0].object
+    return team.crew.workers[0].made[1]
 
 
 def values(rows, metric, series=None):
@@ -166,7 +167,7 @@ def test_a_known_task_taken_for_a_new_one_is_wrong_and_is_played_again(tmp_path,
 def test_isolated_agents_have_no_hub_and_play_everything(tmp_path):
     rows = run(team(tmp_path, [[0, 1], [1, 0]], shared=False))
     assert values(rows, "frames") == [2 * FRAMES, 4 * FRAMES]
-    assert values(rows, "traffic") == [0, 0] and not (tmp_path / "team").exists()
+    assert values(rows, "traffic") == [0, 0] and not (tmp_path / "team" / "hub").exists()
 
 
 def test_an_isolated_agent_learns_the_same_whoever_else_is_there(tmp_path):
@@ -267,7 +268,10 @@ def test_batches_come_in_the_order_of_the_agents_whoever_plays():
         replay.add(view, Acted(torch.zeros(1, 1, 1, dtype=torch.int64)), step._replace(reward=step.reward + mark))
         marked.append(extract(replay, 0))
     base = float(step.reward)
-    lent = {0: marked[0], 2: marked[1]}
-    now = Round(["small/catch"] * 3, [5, 6, 7], [1, 1, 1], lent, tasks, DQN, 1, 10)
+    network = dict(DQNLearner(tasks.spec, [DQN], [0]).critic.named_parameters())
+    network = {name: weights.detach()[0, 0] for name, weights in network.items()}
+    lent = {0: Lent(marked[0], network), 2: Lent(marked[1], network)}
+    options = dataclasses.replace(TINY, copies=1, frames=10)
+    now = Round(["small/catch"] * 3, [5, 6, 7], [1, 1, 1], lent, [[], [], []], tasks, options)
     now.replay.add(view, Acted(torch.zeros(1, 1, 1, dtype=torch.int64)), step._replace(reward=step.reward + 9))
     assert now.draw(2).reward.flatten(1).tolist() == [[base + 1] * 2, [base + 9] * 2, [base + 2] * 2]

@@ -1,6 +1,7 @@
 """The hub when nothing goes wrong: who is recognised, what is kept, what goes, and what it says about its traffic."""
 
 import math
+import pickle
 import tempfile
 import time
 from pathlib import Path
@@ -39,6 +40,15 @@ def hub(tmp_path):
 
 
 # ---- who is recognised ---------------------------------------------------------------------------------------------
+
+
+def test_a_hub_that_travels_to_another_process_is_one_on_the_same_folder(hub):
+    hub.meet(ORIGIN, "a")
+    with pickle.loads(pickle.dumps(hub)) as other:
+        assert (other.threshold, other.limit_bytes, len(other)) == (6.0, None, 1)
+        assert other.meet(ORIGIN, "b") == Match(task=1, distance=0.0, learnt=False)
+        other.publish(1, network(1), replay(1), 1.0, "b")
+    assert hub.query(ORIGIN).learnt
 
 
 def test_the_distance_is_the_sum_of_the_tensors_norms(hub):

@@ -80,6 +80,7 @@ def test_the_layers_are_chosen_by_the_pictures_size():
     assert stack_for((4, 84, 84), "auto") == stack_for((4, 36, 36), "auto") == STACKS["nature"]
     assert stack_for((4, 10, 10), "auto") == stack_for((4, 84, 35), "auto") == STACKS["small"]
     assert stack_for((4, 84, 84), "small") == STACKS["small"]
+    assert stack_for((4, 84, 84), "none") == ()
     assert ConvStack(Streams([0], "init"), 1, (4, 84, 84), STACKS["nature"]).width == 64 * 7 * 7
     assert ConvStack(Streams([0], "init"), 1, (4, 10, 10), STACKS["small"]).width == 16 * 8 * 8
 
