@@ -1,9 +1,9 @@
-"""The experiments of ``marl classic`` with 20 seeds each, as ``docs/results.md`` and the methods' pages report them.
+"""The experiments of ``marl classic`` and ``marl lifelong``, as ``docs/results.md`` and the methods' pages report them.
 
-    python benchmarks/experiments.py run [NAME ...]   # about an hour on two cores in all; a killed one goes on
+    python benchmarks/experiments.py run [NAME ...]   # about three hours on two cores in all; a killed one goes on
     python benchmarks/experiments.py publish          # into benchmarks/results/ and docs/images/
 
-Runs go to ``runs/classic-NAME``.
+Runs go to ``runs/NAME``.
 """
 
 from __future__ import annotations
@@ -15,46 +15,64 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-SEEDS = ["--seeds", *map(str, range(20))]
+CLASSIC_SEEDS, LIFELONG_SEEDS, ATARI_SEEDS = range(20), range(100, 110), range(100, 103)
+
+SMALL = "lifelong small/catch,small/gates,small/paddle,small/shoot --evals 4 --eval-episodes 8"
+ATARI = (
+    "lifelong atari/Krull-ram,atari/Alien-ram,atari/Kangaroo-ram,atari/Frostbite-ram --frames 100000"
+    " --env.max-frames 18000 --dqn.hidden 128,128 --dqn.epsilon-decay 7500 --dqn.batch-size 128 --dqn.lr 5e-4"
+    " --evals 4 --eval-episodes 4"
+)
 ROWS = {
-    "pr-theorem3": "pr-theorem3",
-    "pr-digital": "pr-digital",
-    "pr-landmarks": "pr-landmarks",
-    "pr-landmarks-10": "pr-landmarks --agents 10",
-    "pr-navigation": "pr-navigation",
-    "pr-blocker": "pr-blocker",
-    "coop-lsvi": "coop-lsvi",
-    "coop-lsvi-heterogeneous": "coop-lsvi-heterogeneous",
-    "coop-lsvi-multiagent": "coop-lsvi-multiagent",
-    "distmt-lsvi": "distmt-lsvi",
-    "subsample-demand": "subsample-demand --backup exact --ks 1,2,3,4,5,6 --network-ks 10,22 --crowd 1000000",
-    "subsample-frozen": "subsample-demand",
-    "subsample-queue": "subsample-queue",
+    "classic-pr-theorem3": "classic pr-theorem3",
+    "classic-pr-digital": "classic pr-digital",
+    "classic-pr-landmarks": "classic pr-landmarks",
+    "classic-pr-landmarks-10": "classic pr-landmarks --agents 10",
+    "classic-pr-navigation": "classic pr-navigation",
+    "classic-pr-blocker": "classic pr-blocker",
+    "classic-coop-lsvi": "classic coop-lsvi",
+    "classic-coop-lsvi-heterogeneous": "classic coop-lsvi-heterogeneous",
+    "classic-coop-lsvi-multiagent": "classic coop-lsvi-multiagent",
+    "classic-distmt-lsvi": "classic distmt-lsvi",
+    "classic-subsample-demand": (
+        "classic subsample-demand --backup exact --ks 1,2,3,4,5,6 --network-ks 10,22 --crowd 1000000"
+    ),
+    "classic-subsample-frozen": "classic subsample-demand",
+    "classic-subsample-queue": "classic subsample-queue",
+    **{f"lifelong-{n}": f"{SMALL} --identify told --agents {n}" for n in (1, 3, 5, 10)},
+    "lifelong-ewc": f"{SMALL} --identify told --agents 3 --rehearse 0 --ewc 10 --without-ewc yes",
+    "lifelong-simnet": f"{SMALL} --agents 3 --frames 40000",
+    "lifelong-atari": f"{ATARI} --agents 3",
 }
-
-
-def folder(name: str) -> Path:
-    """Where the row's run lies."""
-    return Path("runs") / f"classic-{name}"
 
 
 def run(name: str) -> None:
     """Start the row's run, or go on with it."""
-    experiment, *options = ROWS[name].split()
-    begun = (folder(name) / "config.json").exists()
-    words = ["resume", str(folder(name))]
-    if not begun:
-        words = ["classic", experiment, *options, *SEEDS, "--run", str(folder(name))]
+    folder = Path("runs") / name
+    words = ["resume", str(folder)]
+    if not (folder / "config.json").exists():
+        words = [*ROWS[name].split(), "--seeds", *map(str, _seeds(name)), "--run", str(folder)]
     subprocess.run([sys.executable, "-m", "marl.cli", *words], check=True)
 
 
+def _seeds(name: str) -> range:
+    if name == "lifelong-atari":
+        return ATARI_SEEDS
+    return LIFELONG_SEEDS if name.startswith("lifelong") else CLASSIC_SEEDS
+
+
 def publish() -> None:
-    """Keep the findings and the picture of every row that was run to its end."""
-    for name, command in ROWS.items():
-        if (folder(name) / "findings.csv").exists():
-            shutil.copy(folder(name) / "findings.csv", ROOT / "benchmarks" / "results" / f"classic-{name}.csv")
-            picture = folder(name) / f"{command.split()[0]}.png"
-            shutil.copy(picture, ROOT / "docs" / "images" / f"classic-{name}.png")
+    """Keep the findings and the picture of every row that was run to its end, and the figures of the lifelong grid."""
+    done = [name for name in ROWS if (Path("runs") / name / "findings.csv").exists()]
+    for name in done:
+        command, experiment, *_ = ROWS[name].split()
+        picture = f"{experiment if command == 'classic' else command}.png"
+        shutil.copy(Path("runs") / name / "findings.csv", ROOT / "benchmarks" / "results" / f"{name}.csv")
+        shutil.copy(Path("runs") / name / picture, ROOT / "docs" / "images" / f"{name}.png")
+    grid = [str(Path("runs") / name) for name in done if name.removeprefix("lifelong-").isdigit()]
+    if grid:
+        out = ROOT / "docs" / "images" / "lifelong-figures.png"
+        subprocess.run([sys.executable, "-m", "marl.cli", "plot", *grid, "--out", str(out)], check=True)
 
 
 def main() -> None:

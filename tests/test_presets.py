@@ -217,6 +217,7 @@ def test_a_member_may_be_filmed_by_name_or_number(monkeypatch, capsys):
     members = [{"name": "kappa=0.0,seed=0"}, {"name": "kappa=0.5,seed=0"}]
     asked = []
     monkeypatch.setattr("marl.runfolder.read_config", lambda folder: {"members": members})
+    monkeypatch.setattr("marl.lifelong_cli.is_lifelong", lambda folder: False)
     monkeypatch.setattr(api, "evaluate", lambda run, episodes, video, member: asked.append(member) or {"members": []})
     for member in ("kappa=0.5,seed=0", "1", "0"):
         assert cli.main(["evaluate", "r", "--member", member]) == 0

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from marl import api, classic_cli, cli
+from marl import api, classic_cli, cli, lifelong_cli
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -46,6 +46,9 @@ def hollow(monkeypatch):
     monkeypatch.setattr(cli, "_finish", lambda *_: None)
     monkeypatch.setattr(cli, "_member", lambda *_: 0)
     monkeypatch.setattr(cli, "_is_experiment", lambda folder: "classic" in str(folder))
+    monkeypatch.setattr(lifelong_cli, "is_lifelong", lambda folder: "lifelong" in str(folder))
+    for name in ("evaluate", "plot"):
+        monkeypatch.setattr(lifelong_cli, name, lambda *_: None)
     monkeypatch.setattr(classic_cli, "_make", lambda *_: Path("runs/x"))
     monkeypatch.setattr(classic_cli, "resume", lambda *_: None)
 

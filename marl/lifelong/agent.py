@@ -21,7 +21,7 @@ from marl.lifelong.hub import Hub, Match
 from marl.lifelong.options import LifelongOptions
 from marl.lifelong.records import Records
 from marl.lifelong.sequence import TaskSequence
-from marl.lifelong.shard import Ended, Shard
+from marl.lifelong.shard import Ended, Point, Shard
 from marl.lifelong.simnet import THRESHOLD
 from marl.lifelong.snapshot import copy_hub
 from marl.lifelong.tasks import Tasks
@@ -117,8 +117,7 @@ class Team:
             if reached > self.reached[k]:
                 self.reached[k] = reached
                 self.crew.progressed(k)
-            for point in points:
-                self.records.evaluated(point.number, self.groups[k], point.scores, point.frames)
+            self._record(k, points)
         if min(self.reached) >= self.steps:
             self._end(self.crew)
         return self.records.take()
@@ -153,8 +152,8 @@ class Team:
     def _end(self, crew: Crew) -> None:
         """Everybody is evaluated on everything, and shares what it learnt, in the agents' order."""
         ended: list[Ended] = crew.ask_all("end")
-        for agents, group in zip(self.groups, ended, strict=True):
-            self.records.evaluated(group.last.number, agents, group.last.scores, group.last.frames)
+        for k, group in enumerate(ended):
+            self._record(k, [group.last])
         self.saved = [crew.ask([k], "share", [(group.last,)])[0] for k, group in enumerate(ended)]
         traffic = self.hub.traffic() if self.hub is not None else {}
         total = [sum(traffic[name][::2]) if (name := f"agent_{i}") in traffic else 0 for i in range(self.plan.agents)]
@@ -165,6 +164,11 @@ class Team:
         self.sequence.advance()
         if self.sequence.finished:
             save_agents(self.folder, [state["learner"]["critic"] for state in self.saved if state is not None])
+
+    def _record(self, k: int, points: Sequence[Point]) -> None:
+        """Evaluations of worker k's agents."""
+        for point in points:
+            self.records.evaluated(point.number, self.groups[k], point.scores, point.frames)
 
     # ---- workers --------------------------------------------------------------------------------------------------
 
@@ -188,7 +192,8 @@ class Team:
             worker.call("begin", *self.crew.part(k, begin)).result()
         reached = 0
         while reached < self.reached[k]:
-            reached, _ = worker.call("advance", SECONDS).result()
+            reached, points = worker.call("advance", SECONDS).result()
+            self._record(k, points)  # it may get further than it was
         if method == "share":
             worker.call("end").result()
 

@@ -15,7 +15,9 @@ from marl.lifelong.simnet import FRAMES
 EngineName: TypeAlias = Literal["local", "processes", "ray"]
 Borrow: TypeAlias = Literal["distil", "replay"]
 
-SMALL_DQN = DQNConfig(hidden=(128,), lr=1e-3, epsilon_decay=4_000.0, warmup=1_000, batch_size=64, buffer_size=20_000)
+SMALL_DQN = DQNConfig(
+    hidden=(128,), conv="none", lr=1e-3, epsilon_decay=4_000.0, warmup=1_000, batch_size=64, buffer_size=20_000
+)
 """Learns a small game in 20 000 steps well enough to tell who has learnt it."""
 
 
@@ -24,7 +26,7 @@ class LifelongOptions:
     """Settings of ``marl lifelong``; the defaults are made for small games. ``docs/lifelong/index.md`` has Atari's."""
 
     tasks: tuple[str, ...] = option(
-        ("small/catch", "small/gather", "small/shoot"), "Environments with equal spaces and one agent, by their ids."
+        ("small/catch", "small/gates", "small/shoot"), "Environments with equal spaces and one agent, by their ids."
     )
     agents: int = option(3, "N, lifelong agents that learn at the same time.")
     isolated: bool = option(False, "Agents without a hub: each learns all by itself.")
@@ -37,7 +39,7 @@ class LifelongOptions:
     threshold: float | None = option(None, "Distance up to which a task is recognised; none: SimNet's own.")
     borrow: Borrow = option("distil", "What a borrower learns: its lender's values, or from rewards alone (replay).")
     rehearse: float = option(0.25, "Share of each batch from replays of tasks met before; 0: none.", most=1)
-    ewc: float = option(100.0, "Strength of the penalty against forgetting; 0: none.")
+    ewc: float = option(1.0, "Strength of the penalty against forgetting; 0: none.")
     ewc_mode: Mode = option("separate", "Anchors: one for each past task, one running one, or the last task's only.")
     ewc_samples: int = option(256, "Transitions from which it is estimated how much a weight matters.")
     without_ewc: bool = option(False, "Run everybody once more without that penalty, to compare.")

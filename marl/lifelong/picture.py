@@ -130,8 +130,11 @@ def _draw_learning(axes: Axes, curves: Curves, options: LifelongOptions, task: s
                     axes.fill_between(x, low, high, color=style["color"], alpha=0.1, linewidth=0)
                 axes.plot(x, mean, **style)
                 drawn += values.values()
-    least, most = float(np.min(drawn)), float(np.max(drawn))  # a band of few seeds may reach far beyond them all
-    axes.set_ylim(least - 0.08 * (most - least + 1e-9), most + 0.08 * (most - least + 1e-9))
+    if drawn:  # a band of few seeds may reach far beyond them all
+        least, most = float(np.min(drawn)), float(np.max(drawn))
+        axes.set_ylim(least - 0.08 * (most - least + 1e-9), most + 0.08 * (most - least + 1e-9))
+    else:
+        axes.text(0.5, 0.5, "met by nobody", ha="center", transform=axes.transAxes)
     axes.set_xlabel("% of the time for the task", fontsize=9)
     tidy(axes)
 

@@ -132,14 +132,15 @@ class Shard:
         """
         now, points = self._in_round(), list[Point]()
         until = time.monotonic() + seconds
-        while True:
+        while now.done < self.steps:
             due = min(now.done * self.options.evals // self.steps, self.options.evals - 1)
             if due > self.point:
                 self.point = due
                 points.append(self._evaluated(due, self._returns(now.tasks)))
             now.advance(self.learner)
-            if now.done >= self.steps or time.monotonic() >= until:
-                return now.done, points
+            if time.monotonic() >= until:
+                break
+        return now.done, points
 
     def end(self) -> Ended:
         """Evaluate everybody on every task, and hold on to what was learnt."""

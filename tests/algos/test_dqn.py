@@ -163,6 +163,50 @@ def test_without_huber_the_loss_is_half_the_square():
     torch.testing.assert_close(metrics["grad/critic_norm"], torch.tensor([[3 * math.sqrt(2)]]))
 
 
+NOT = [math.nan] * 3
+
+
+def test_a_lesson_is_learnt_for_all_actions_by_least_squares_whatever_the_reward():
+    learner = make(max_grad_norm=None)
+    lesson = torch.tensor([1.0, 2.0, -2.0]).view(1, 1, 1, 3)
+    metrics = learner.update(one(reward=torch.tensor([[[1e9]]])), lesson)
+    # (1 + 4 + 4) / 2; the slope is -(1, 2, -2) at the weights of state 0 and at the biases: 3 twice
+    assert metrics["loss/critic"].item() == 4.5
+    torch.testing.assert_close(metrics["grad/critic_norm"], torch.tensor([[3 * math.sqrt(2)]]))
+    weight = learner.critic.layers[0].weight[0, 0]
+    torch.testing.assert_close(weight, torch.tensor([[0.1, 0.1, -0.1], [0.0, 0.0, 0.0]]))  # Adam's first step: lr
+
+
+def test_rows_without_a_lesson_are_learnt_by_td_beside_those_with_one():
+    learner = make(max_grad_norm=None, huber_delta=None)
+    batch = Batch(
+        obs=state(0, 1).view(1, 1, 2, 2),
+        action=torch.tensor([[[0, 1]]]),
+        reward=torch.tensor([[[9.0, 1.0]]]),
+        next_obs=state(1, 0).view(1, 1, 2, 2),
+        terminated=torch.tensor([[[False, True]]]),
+    )
+    metrics = learner.update(batch, torch.tensor([[1.0, 2.0, -2.0], NOT]).view(1, 1, 2, 3))
+    # (4.5 + 1 / 2) / 2. Slopes, halved as there are two rows: -(1, 2, -2) in state 0, -(0, 1, 0) in state 1 and
+    # -(1, 3, -2) at the biases: (9 + 1 + 14) / 4 = 6
+    assert metrics["loss/critic"].item() == 2.5
+    torch.testing.assert_close(metrics["grad/critic_norm"], torch.tensor([[math.sqrt(6)]]))
+
+
+def test_without_a_lesson_in_any_row_it_is_the_td_update_bit_for_bit_also_for_members_beside_one_that_is_taught():
+    found = []
+    for lesson in (None, torch.full((2, 2, 8, 3), math.nan), torch.full((2, 2, 8, 3), math.nan)):
+        if found[1:]:
+            assert lesson is not None
+            lesson[1, :, 3:] = 1.0
+        learner = DQN(PICTURES, [config(hidden=(8,), target_interval=2)] * 2, [3, 4])
+        metrics = [learner.update(scene([3, 4])[0], lesson) for _ in range(3)][-1]
+        found.append((learner.critic.flat.data, metrics["loss/critic"]))
+    (plain, loss), (empty, same), (beside, _) = found
+    assert torch.equal(plain, empty) and torch.equal(loss, same)
+    assert torch.equal(plain[0], beside[0]) and not torch.equal(plain[1], beside[1])
+
+
 def test_the_targets_become_copies_at_every_interval_and_stand_still_between():
     learner = make(target_interval=3)
     for count in range(1, 7):

@@ -133,7 +133,10 @@ def test_isolated_runs_no_hub_and_without_ewc_runs_everybody_twice():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["small/catch,gym/CartPole-v1"], "tasks need equal spaces: small/catch has a picture of 4 x 10 x 10 and 6 actions"),
+        (
+            ["small/catch,gym/CartPole-v1"],
+            "tasks need equal spaces: small/catch has a picture of 4 x 10 x 10 and 6 actions",
+        ),
         (["small/catch,small/catch"], "tasks: expected one or more different ones"),
         (["small/cacth"], "did you mean 'catch'"),
         ([], "expected: marl lifelong TASKS"),

@@ -7,11 +7,13 @@ import pytest
 import torch
 
 from marl.algos.dqn import DQNConfig
+from marl.checkpoint import flatten
 from marl.engines import Gone
 from marl.engines.local import LocalEngine
 from marl.lifelong import agent
 from marl.lifelong.agent import Plan, Team
 from marl.lifelong.options import LifelongOptions
+from marl.lifelong.shard import Shard
 from marl.lifelong.tasks import Tasks
 from marl.types import UserError
 
@@ -149,3 +151,59 @@ def test_a_worker_that_dies_again_and_again_ends_the_run_with_one_line(tmp_path)
 def test_it_is_said_whose_process_died(tmp_path, caplog):
     run(team(tmp_path, Perilous("end", 2)))
     assert caplog.messages == ["team: the process of agent_2 died; they begin where they were last saved"]
+
+
+# ---- what is lost with a worker, and what not ----------------------------------------------------------------------
+
+
+def everything(made):
+    """Of all workers after the last round: networks, anchors, memories, and where all random streams stand."""
+    return flatten({str(k): state for k, state in enumerate(made.saved)})
+
+
+@pytest.mark.parametrize("method, first, save_after", [("advance", 60, None), ("share", 4, 30), ("identify", 6, 5)])
+def test_memories_and_networks_are_the_same_bit_for_bit_after_a_death(tmp_path, method, first, save_after):
+    made = [team(tmp_path / name, engine) for name, engine in (("a", Perilous()), ("b", Perilous(method, first)))]
+    run(made[0])
+    run(made[1], save_after)
+    (tensors, values), (others, same) = map(everything, made)
+    assert values == same and tensors.keys() == others.keys()
+    assert any("memories" in name and "obs" in name for name in tensors)
+    assert all(torch.equal(tensors[name], others[name]) for name in tensors)
+
+
+@pytest.mark.parametrize("first", [25, 26, 27])
+def test_an_evaluation_that_is_due_while_a_lost_worker_catches_up_is_written_down(straight, tmp_path, first):
+    """Piece 12 ends at step 48, where the second of two evaluations is due; the checkpoint is taken just before it."""
+    rows = run(team(tmp_path, Perilous("advance", first)), save_after=12)
+    assert but_traffic(rows) == but_traffic(straight)
+
+
+@pytest.mark.parametrize("first", [20, 25, 45, 47])
+def test_a_worker_that_catches_up_faster_than_it_was_gets_no_further_than_the_rounds_end(
+    straight, tmp_path, monkeypatch, first
+):
+    """After a death a call lasts for five steps instead of one."""
+    engine, one_step = Perilous("advance", first), Shard.advance
+
+    def faster(self, seconds):
+        points = []
+        for _ in range(5 if engine.seen >= first else 1):
+            reached, more = one_step(self, 0.0)
+            points += more
+        return reached, points
+
+    monkeypatch.setattr(Shard, "advance", faster)
+    assert but_traffic(run(team(tmp_path, engine))) == but_traffic(straight)
+
+
+def test_to_advance_where_the_round_is_over_does_nothing(tmp_path):
+    made = team(tmp_path, LocalEngine(), workers=1)
+    made.advance()
+    alone = made.crew.workers[0].made[1]
+    while alone.now.done < STEPS:
+        alone.advance(0.0)
+    before = alone.learner.critic.flat.data.clone()
+    assert alone.advance(0.0) == (STEPS, [])
+    assert alone.now.done == STEPS and torch.equal(alone.learner.critic.flat.data, before)
+    made.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -105,6 +106,15 @@ def make(pixels: tuple[int, int, int] | None = None, actions: tuple[int, ...] = 
     width = math.prod(pixels or (3,))
     spec = EnvSpec("test/any", ("a", "b"), (width, width), actions, True, pixels=pixels, bytes=pixels is not None)
     return QNetwork(Streams(SEEDS, "init"), spec, (4,), **settings)
+
+
+def test_without_convolutions_pictures_are_plain_numbers_bit_for_bit():
+    spec = EnvSpec("test/any", ("a", "b"), (48, 48), (3, 3), True, pixels=(3, 4, 4), bytes=True)
+    flat = dataclasses.replace(spec, pixels=None)
+    one, other = (QNetwork(Streams(SEEDS, "init"), kind, (4,), "none") for kind in (spec, flat))
+    x = torch.randint(256, (P, 2, B, 48), generator=torch.Generator().manual_seed(0)).float()
+    assert one.pictures is None and torch.equal(one.flat.data, other.flat.data) and torch.equal(one(x), other(x))
+    assert QNetwork(Streams(SEEDS, "init"), spec, (4,), "small").pictures is not None
 
 
 def test_bytes_are_seen_divided_by_255():
