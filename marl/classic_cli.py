@@ -66,7 +66,9 @@ def classic(arguments: Sequence[str]) -> None:
 def lifelong(arguments: Sequence[str]) -> None:
     """The command ``marl lifelong``."""
     parser = _parser("lifelong", [("TASKS", "environments with equal spaces, commas between them")], LIFELONG_HELP)
-    add_settings(parser, "lifelong agents", experiment("lifelong").Options, {}, without=["tasks", "env", "workers"])
+    kind = experiment("lifelong").Options
+    defaults = {setting.name: cfg.get(kind(), setting.name) for setting in cfg.settings(kind)}
+    add_settings(parser, "lifelong agents", kind, defaults, without=["tasks", "env", "workers"])
     asks = bool({"-h", "--help"} & {*arguments})
     if not arguments or arguments[0].startswith("-"):
         if not asks:
