@@ -1,4 +1,4 @@
-"""The command line: ``marl train | classic | resume | evaluate | list | plot | doctor``.
+"""The command line: ``marl train | classic | resume | evaluate | export | list | plot | doctor``.
 
 Exit codes: 0 done, 2 the user's input, 130 interrupted, 1 anything else.
 """
@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from marl import config as cfg
 from marl import lifelong_cli, presets, registry
@@ -211,6 +211,26 @@ def evaluate(arguments: Sequence[str]) -> None:
         print(f"video: {video}")
 
 
+def export(arguments: Sequence[str]) -> None:
+    from marl.export import FORMATS, export
+
+    about = "Write one agent's newest policy as a file that runs without marl."
+    parser = make_parser("export", about, [("RUN", "its folder")])
+    parser.add_argument("--agent", help="Its name or number. Default: the only one.")
+    parser.add_argument("--member", default="0", help="Which member of the population, its number or name. Default: 0.")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="Default: export/MEMBER-AGENT in RUN.")
+    parser.add_argument("--format", type=reader("format", Literal[tuple(FORMATS)]), default="safetensors",
+                        metavar="|".join(FORMATS), help="Default: safetensors.")  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="Print one JSON object.")
+    given = parser.parse(arguments)
+    done = export(Path(given.run), given.agent, _member(given.run, given.member), given.out, given.format)
+    if given.json:
+        print_json({"folder": str(done.folder), "files": done.files, "script": done.script})
+        return
+    print(f"# to run it, in {done.folder}:", done.script, sep="\n", end="")
+    print("exported:", *(done.folder / file for file in done.files))
+
+
 def _member(run: str, text: str) -> int:
     """The number of the member that is called that, or has that number."""
     names = [str(member["name"]) for member in read_training(Path(run))["members"]]
@@ -287,6 +307,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
     "lifelong": (lifelong, "agents that learn task after task and share what they learn"),
     "resume": (resume, "go on with a run from its last checkpoint"),
     "evaluate": (evaluate, "play a run's newest policies, film them"),
+    "export": (export, "one agent's policy as a file that runs without marl"),
     "list": (list_, "what there is to train, and where"),
     "plot": (plot, "learning curves of runs"),
     "doctor": (doctor, "versions, optional parts, what is missing"),

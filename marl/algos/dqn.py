@@ -79,6 +79,7 @@ class DQN:
             raise UserError(f"dqn needs discrete actions, those of {spec.id} are continuous; td3 handles these")
         self.config = config = configs[0]
         self.action_mask = spec.action_mask
+        self.alike = bool(self.action_mask.all())  # every agent has every action: nothing to mask
         self.gamma, self.final, self.decay = (
             per_member(configs, name) for name in ("gamma", "epsilon_final", "epsilon_decay")
         )
@@ -94,8 +95,8 @@ class DQN:
     @torch.no_grad()
     def act(self, view: View, explore: bool) -> Acted:
         """Actions ``[P, N, E]`` int64."""
-        avail = self.action_mask.unsqueeze(1) if view.avail is None else view.avail
-        values = mask_logits(self.critic(view.obs), avail)
+        avail = self._available(view.avail)
+        values = self.critic(view.obs) if avail is None else mask_logits(self.critic(view.obs), avail)
         if not explore:
             return Acted(values.argmax(-1))
         epsilon = self.epsilon()
@@ -138,14 +139,18 @@ class DQN:
     @torch.no_grad()
     def compute_target(self, batch: Batch) -> Tensor:
         """``r + gamma (1 - terminated) Z*(s', a*)`` or its n-step form, a* the best available action: ``[P, N, B]``."""
-        avail = self.action_mask.unsqueeze(1) if batch.next_avail is None else batch.next_avail
-        chooser = self.critic if self.config.double else self.target_critic
-        value, best = mask_logits(chooser(batch.next_obs), avail).max(-1)
+        avail = self._available(batch.next_avail)
+        values = (self.critic if self.config.double else self.target_critic)(batch.next_obs)
+        value, best = (values if avail is None else mask_logits(values, avail)).max(-1)
         if self.config.double or not self.reciprocity.off:  # else these are the target networks' values already
             value = self.reciprocity(ActionValues(self.target_critic, best, self.action_mask), batch.next_obs)
         if batch.rewards is None or batch.steps is None:
             return td_target(batch.reward, self.gamma, batch.terminated, value)
         return window_target(batch.rewards, batch.steps, self.gamma, batch.terminated, value)
+
+    def _available(self, avail: Tensor | None) -> Tensor | None:
+        """Which actions may be taken; None: all of them."""
+        return self.action_mask.unsqueeze(1) if avail is None and not self.alike else avail
 
     def state_dict(self) -> State:
         return {**save_parts(self, self.PARTS), "steps": self.steps, "updates": self.updates}

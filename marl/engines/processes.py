@@ -14,6 +14,8 @@ from multiprocessing import connection
 from multiprocessing.connection import Connection
 from typing import Any, cast
 
+from tqdm import tqdm
+
 from marl.doctor import cores
 from marl.engines.base import Call, Gone
 from marl.engines.host import Host, ask, dumps, hear
@@ -133,6 +135,7 @@ def _live(parent: Connection) -> None:
     """Make the object, then answer questions in their order until the parent is gone."""
     die_with_parent()
     keep_memory()
+    tqdm.set_lock(threading.RLock())  # its own has a semaphore, of which the end by ``kill`` would leave a warning
     questions: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(parent, questions), daemon=True).start()
     recipe = questions.get()

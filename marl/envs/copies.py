@@ -308,7 +308,8 @@ class CopiesEnv(VectorEnv):
     def step(self, action: Tensor) -> Step:
         per_copy = action.unflatten(1, (self.learners, -1)).transpose(2, 3).flatten(0, 2)
         now, after, reward, terminated, done, lost, outcome = self.pool.step(per_copy.contiguous().numpy())
-        after.take(lost, self._now)
+        if lost.any():
+            after.take(lost, self._now)
         self._now = now
         return Step(
             self._fold(now.obs),
@@ -353,8 +354,8 @@ class CopiesEnv(VectorEnv):
 
     def _fold(self, array: np.ndarray) -> Tensor:
         """``[P * G * E, n, ...]`` to ``[P, G * n, E, ...]``, in memory of its own."""
-        split = torch.from_numpy(array).unflatten(0, (self.members, self.learners, self.copies))
-        return split.transpose(2, 3).flatten(1, 2).clone(memory_format=torch.contiguous_format)
+        split = array.reshape(self.members, self.learners, self.copies, *array.shape[1:]).swapaxes(2, 3)
+        return torch.from_numpy(split.copy()).flatten(1, 2)
 
     def _each(self, flags: np.ndarray) -> Tensor:
         """What is said of whole copies ``[P * G * E]``, to every agent of theirs: ``[P, G * n, E]``."""

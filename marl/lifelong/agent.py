@@ -83,8 +83,7 @@ class Team:
         rounds = options.rounds or len(tasks.names)
         self.sequence = TaskSequence(len(tasks.names), plan.agents, rounds, options.draws, derive(seed, "sequence"))
         self.seeds = [derive(seed, "agent", i) for i in range(plan.agents)]
-        count = options.workers or engine.capacity
-        self.groups = [part.tolist() for part in torch.arange(plan.agents).tensor_split(min(count, plan.agents))]
+        self.groups = self._divided(min(options.workers or engine.capacity, plan.agents))
         self.steps = tasks.steps(options.frames, options.copies)  # of a round
         self.total = rounds * self.steps
         self.records = Records(plan.name, tasks.names, plan.agents)
@@ -148,6 +147,8 @@ class Team:
             if match.learnt and not borrow[i]:
                 message = "%s: what was learnt of task %d is gone; agent_%d learns it anew"
                 log.warning(message, self.plan.name, match.task, i)
+        if self.matches is not None:  # whoever takes over for a worker decides as it did
+            self.matches = [match._replace(learnt=lent) for match, lent in zip(self.matches, borrow, strict=True)]
 
     def _end(self, crew: Crew) -> None:
         """Everybody is evaluated on everything, and shares what it learnt, in the agents' order."""
@@ -171,6 +172,9 @@ class Team:
             self.records.evaluated(point.number, self.groups[k], point.scores, point.frames)
 
     # ---- workers --------------------------------------------------------------------------------------------------
+
+    def _divided(self, workers: int) -> list[list[int]]:
+        return [part.tolist() for part in torch.arange(self.plan.agents).tensor_split(workers)]
 
     def _gather(self) -> Crew:
         return Crew(self.plan.name, self.groups, self._place, self._restore)
@@ -246,6 +250,7 @@ class Team:
             setattr(self, name, state[name])
         self.reached = list(state["reached"])
         self.matches = None if state["matches"] is None else [Match(*match) for match in state["matches"]]
+        self.groups = self._divided(len(state["shards"]))  # this machine may have other cores than that of before
         self.saved = [state["shards"][str(k)] for k in range(len(self.groups))]
         if self.saved[0] is None:  # nothing had begun
             return

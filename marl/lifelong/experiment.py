@@ -42,6 +42,9 @@ class Lifelong:
         check(options)
         self.options, self.seed = options, seed
         self.tasks = Tasks.of(options.tasks, options.env)
+        moments = self.tasks.steps(options.frames, options.copies) // options.copies
+        if options.evals > moments:
+            raise UserError(f"evals: expected {moments} or fewer, the steps of a copy in a round, got {options.evals}")
         self.folder: Path | None = None
         rounds = options.rounds or len(options.tasks)
         self.plan = teams(options)
@@ -55,7 +58,7 @@ class Lifelong:
 
     def house(self, folder: Path) -> None:
         """Where the hubs are to be; to be called before the first ``advance`` or ``load_state_dict``."""
-        self.folder = folder
+        self.folder = folder.absolute()  # the process of the hub may have been started elsewhere
 
     def advance(self) -> Sequence[Row]:
         rows: list[Row] = []
@@ -118,7 +121,7 @@ def check(options: LifelongOptions) -> None:
         raise UserError("without_ewc: there is nothing to compare with where ewc is 0")
     if options.identify == "simnet" and not options.isolated:
         check_frames("identify_steps", options.identify_steps)
-    if options.engine == "local" and options.address is not None:
+    if options.engine != "ray" and options.address is not None:
         raise UserError(f"address {options.address}: expected --engine ray with it")
 
 

@@ -23,12 +23,14 @@ from marl.lifelong.findings import (
     ISOLATED,
     METRICS,
     SHARED,
+    TRANSFER,
     WHOLE,
     Reference,
     defined_mean,
     forgetting_of,
     reward_of,
     times_of,
+    transfer_of,
     whole_time_of,
 )
 from marl.lifelong.measures import Measure, Row
@@ -123,6 +125,7 @@ def plot(folders: Sequence[Path], out: Path) -> Figures:
     whole = Points.of(plain, lambda team: _whole_time(team, reference))
     levels = [Points.of(plain, lambda team, j=j: _frames_to(team, reference, j)) for j in range(len(LEVELS))]  # type: ignore[misc]
     lost = Points.of(teams, lambda team: _forgetting(team, reference))
+    spared = Points.of(teams, lambda team: _transfer(team, reference))
     played = Points.of(plain, lambda team: _total(team, "frames"))
     traffic = Points.of([team for team in plain if not team.alone], lambda team: _total(team, "traffic"))
 
@@ -130,10 +133,10 @@ def plot(folders: Sequence[Path], out: Path) -> Figures:
     (ar, at, to), (forgot, frames, sent) = figure.subplots(2, 3)
     _draw_reward(ar, reward, slope, _best(plain, reference))
     _draw_against_n(at, whole, f"Agent time to {100 * WHOLE:g} % of the mean over tasks (Figure 1b)")
-    at.set_ylim(bottom=0)
+    at.set_ylim(0, 1.15 * at.get_ylim()[1])  # arrows of lower bounds below the title
     at.set_ylabel("AT, part of the isolated agent's frames")
     _draw_levels(to, levels)
-    _draw_forgetting(forgot, lost)
+    _draw_forgetting(forgot, lost, ("with EWC", "without EWC") if options.ewc else ("without EWC",))
     _draw_against_n(frames, played, "Frames played by all agents")
     _draw_unshared(frames, played)
     frames.set_ylabel("frames, identification included")
@@ -147,7 +150,7 @@ def plot(folders: Sequence[Path], out: Path) -> Figures:
 
     measures = [*reward.measures, *([slope] if slope else []), *_best(plain, reference), *whole.measures]
     measures += [measure for level in levels for measure in level.measures]
-    measures += lost.measures + played.measures + traffic.measures
+    measures += lost.measures + spared.measures + played.measures + traffic.measures
     return Figures(out, [row for measure in measures for row in measure.rows()])
 
 
@@ -256,6 +259,11 @@ def _forgetting(team: Team, reference: Reference) -> Measure | None:
     return None if np.isnan(lost).any() else Measure.of(team.label, "forgetting", "1: isolated, 0: random", lost)
 
 
+def _transfer(team: Team, reference: Reference) -> Measure | None:
+    spared = transfer_of(team.name, team.table, team.options, reference)
+    return None if np.isnan(spared).any() else Measure.of(team.label, "forward transfer", TRANSFER, spared)
+
+
 def _total(team: Team, name: str) -> Measure:
     return Measure.of(team.label, name, METRICS[name].unit, team.table[team.name, name][1][:, -1])
 
@@ -348,7 +356,7 @@ def _draw_levels(axes: Axes, levels: Sequence[Points]) -> None:
         axes.set_ylim(top=1.15 * axes.get_ylim()[1])
 
 
-def _draw_forgetting(axes: Axes, lost: Points) -> None:
+def _draw_forgetting(axes: Axes, lost: Points, kinds: Sequence[str]) -> None:
     axes.set_title("Forgetting: after learning a task minus in the end", loc="left", fontsize=10)
     axes.set_ylabel("lost, 1: isolated, 0: random")
     tidy(axes)
@@ -358,7 +366,7 @@ def _draw_forgetting(axes: Axes, lost: Points) -> None:
         without = team.name.endswith(FORGETFUL)
         place = labels.index(team.label.removesuffix(FORGETFUL)) + both * (0.12 if without else -0.12)
         measure.draw(axes, place, PLAIN if without else TOGETHER, "D" if without else "o", 0.05)
-    for shape, colour, label in (("o", TOGETHER, "with EWC"), ("D", PLAIN, "without EWC"))[: 1 + both]:
+    for shape, colour, label in zip("oD"[: 1 + both], (TOGETHER, PLAIN), kinds, strict=False):
         axes.plot([], [], shape, color=colour, label=label)
     axes.axhline(0, color="0.6", linewidth=0.8)
     _name_places(axes, labels)

@@ -1,11 +1,11 @@
-"""What a lifelong run's table says: agent reward, agent time and forgetting of each team, seed by seed.
+"""What a lifelong run's table says: agent reward and time, forward transfer, forgetting, seed by seed.
 
 ``docs/lifelong/metrics.md`` has the formulas. S seeds, N agents, T rounds, M tasks, L levels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from marl.lifelong.metrics import (
     agent_reward,
     agent_time,
     forgetting,
+    forward_transfer,
     normalised,
 )
 from marl.lifelong.options import LifelongOptions
@@ -41,6 +42,9 @@ METRICS = {
     "learning_frames": Metric("Frames for a task, identifying it included", "frames", "evaluations", kind="none"),
 }
 """What a lifelong run measures."""
+
+TRANSFER = "1: perfect from the start, 0: as a fresh agent"
+"""The scale of forward transfer."""
 
 WHOLE = 0.9
 """The part of the isolated agent's mean over all tasks that the paper's AT asks for."""
@@ -103,8 +107,41 @@ def forgetting_of(team: str, table: Table, options: LifelongOptions, reference: 
     return np.array([defined_mean(np.array(each)) for each in lost])
 
 
+def transfer_of(team: str, table: Table, options: LifelongOptions, reference: Reference) -> Array:
+    """Forward transfer, the mean over agents and over the tasks that they met first after the first round, ``[S]``.
+
+    The fresh agent's curve is the mean over the isolated agents, of any seed, whose first task it was; tasks with which
+    none began are left out, nan where nothing is left. Time is the part of the time for the task that is over, so that
+    whoever borrows, and plays no frames, has a curve too.
+    """
+    time, isolated = np.linspace(0.0, 1.0, options.evals + 1), reference.isolated.mean(0)
+
+    def visits(team: str) -> Iterator[tuple[int, list[bool], Array]]:
+        """For each task and agent: the task, in which seeds it was the agent's first, ``[S]``, and the curves."""
+        first = tasks_met(team, table, options)[:, :, 0]
+        for k, i in np.ndindex(len(options.tasks), size_of(team, options)):
+            series = agent_series(team, options.tasks[k], i), "learning_return"
+            if series in table:
+                curves = table[series][1][:, : len(time)]
+                yield k, (first[:, i] == k).tolist(), normalised(curves, reference.random[k], isolated[k])
+
+    fresh: dict[int, list[Array]] = {}
+    for k, first, curves in visits(ISOLATED):
+        fresh.setdefault(k, []).extend(curves[first])
+    spared: list[list[float]] = [[] for _ in reference.isolated]
+    for k, first, curves in visits(team):
+        if fresh.get(k):
+            alone = Curve(time, np.mean(fresh[k], axis=0))
+            for s, curve in enumerate(curves):
+                if not first[s]:
+                    spared[s].append(forward_transfer(Curve(time, curve), alone, 1.0))
+    return np.array([defined_mean(np.array(each)) for each in spared])
+
+
 def times_of(team: str, table: Table, options: LifelongOptions, reference: Reference) -> dict[str, AgentTime]:
     """AT of each task at ``LEVELS``, in the isolated agent's ``frames`` for one task.
+
+    The clock of a task goes on when an agent is given it once more.
 
     Tasks are left out on which the isolated agent learns nothing, and those that nobody, or not every seed's same
     agents, were given equally often (with ``uniform`` draws).
@@ -112,7 +149,7 @@ def times_of(team: str, table: Table, options: LifelongOptions, reference: Refer
     times: dict[str, AgentTime] = {}
     for k, task in enumerate(options.tasks):
         curves = [
-            (table[series, "learning_frames"][1], table[series, "learning_return"][1])
+            (_clock(table[series, "learning_frames"][1], options), table[series, "learning_return"][1])
             for series in (agent_series(team, task, i) for i in range(size_of(team, options)))
             if (series, "learning_return") in table
         ]
@@ -121,6 +158,13 @@ def times_of(team: str, table: Table, options: LifelongOptions, reference: Refer
             alone = float(reference.isolated[:, k].mean())
             times[task] = agent_time(runs, float(reference.random[k]), alone, options.frames)
     return times
+
+
+def _clock(frames: Array, options: LifelongOptions) -> Array:
+    """Frames for a task since it was first met, from those of each visit: ``[S, evaluations]`` both."""
+    visits = frames.reshape(len(frames), -1, options.evals + 1)
+    ends = visits[..., -1:]
+    return (visits + ends.cumsum(1) - ends).reshape(frames.shape)
 
 
 def whole_time_of(team: str, table: Table, options: LifelongOptions, reference: Reference) -> AgentTime | None:
@@ -172,6 +216,9 @@ def _of_team(team: str, table: Table, options: LifelongOptions, reference: Refer
               for k, m in enumerate(options.tasks)]  # fmt: skip
     lost = forgetting_of(team, table, options, reference)
     found.append(Finding(f"{team}: forgetting", lost, "of 1, isolated"))
+    spared = transfer_of(team, table, options, reference)
+    if not np.isnan(spared).any():
+        found.append(Finding(f"{team}: forward transfer", spared, TRANSFER))
     if team != ISOLATED:
         reward = reward_of(team, table, options, reference)
         values = np.array([defined_mean(row) for row in reward.scores])

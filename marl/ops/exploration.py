@@ -33,15 +33,16 @@ def sometimes_random(action: Tensor, streams: Streams, probability: Tensor) -> T
     return torch.where(chance < probability.unsqueeze(-1), uniform, action)
 
 
-def epsilon_greedy(values: Tensor, avail: Tensor, streams: Streams, epsilon: Tensor) -> Tensor:
+def epsilon_greedy(values: Tensor, avail: Tensor | None, streams: Streams, epsilon: Tensor) -> Tensor:
     """The action of the highest value, or with a probability any action that may be taken: ``[P, N, E]`` int64.
 
     Args:
         values: ``[P, N, E, A]``; those of actions that may not be taken must be the lowest.
-        avail: bool that expands to the values' shape, False where an action may not be taken.
+        avail: bool that expands to the values' shape, False where an action may not be taken; None: all may be.
         streams: where chance comes from.
         epsilon: the probability for each member, ``[P, 1, 1]``.
     """
     chance = streams.uniform(*values.shape[1:-1])
-    anything = streams.uniform(*values.shape[1:]).masked_fill_(~avail, -1.0).argmax(-1)
+    lots = streams.uniform(*values.shape[1:])
+    anything = (lots if avail is None else lots.masked_fill_(~avail, -1.0)).argmax(-1)
     return torch.where(chance < epsilon, anything, values.argmax(-1))

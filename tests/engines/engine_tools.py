@@ -7,6 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+from tqdm import tqdm
+
 from marl.types import UserError
 
 
@@ -44,6 +46,9 @@ class Diary:
 
     def stumble(self):
         return {}["missing"]
+
+    def talk(self):
+        tqdm.write("hello", file=sys.stderr)
 
     def warn(self):
         logging.getLogger("marl").warning("beware of %s", "the dog")

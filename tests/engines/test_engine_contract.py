@@ -214,6 +214,16 @@ def test_stop_requests_are_the_drivers_and_workers_end_when_it_is_killed(name):
         assert until(lambda: not any(map(alive, pids)))
 
 
+def test_a_worker_that_wrote_beside_a_progress_bar_leaves_no_warning_of_semaphores_behind():
+    script = (
+        "import engine_tools, marl.engines; engine = marl.engines.make_engine('processes'); "
+        "engine.place(engine_tools.Diary).call('talk').result(); engine.close()"
+    )
+    place = os.path.dirname(engine_tools.__file__)
+    done = subprocess.run([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True, cwd=place, check=True)
+    assert done.stderr == "hello\n"
+
+
 # ---- the names, and how tensors travel ------------------------------------------------------------------------------
 
 

@@ -16,13 +16,13 @@ OPTIONS = LifelongOptions(tasks=("small/catch", "small/gather"), agents=2, frame
 
 
 def made_up_run(folder, rewards, learning, options=OPTIONS, seeds=(0,), traffic=0.0):
-    """A run in which every agent meets task t in round t, and a random policy earns 0.
+    """A run in which every agent meets task t in round t, modulo M, and a random policy earns 0.
 
     Args:
         folder: to make.
         rewards: team -> seed -> return of every agent on every task after each round, ``[rounds, M]``.
         learning: team -> seed -> the evaluations of a round, as (frames, returns) of 3 numbers each.
-        options: ``M`` tasks; as many rounds.
+        options: ``M`` tasks.
         seeds: of the run.
         traffic: bytes after each round of teams that share.
     """
@@ -53,7 +53,8 @@ def _rows(team, rewards, learning, options, traffic):
         for i in range(agents):
             yield Row(f"{team}, agent {i}", "task", t + 1, t % len(options.tasks))
             name = agent_series(team, options.tasks[t % len(options.tasks)], i)
-            for x, (clock, value) in enumerate(zip(frames, returns, strict=True)):
+            behind = t // len(options.tasks) * len(frames)  # evaluations of visits before
+            for x, (clock, value) in enumerate(zip(frames, returns, strict=True), behind):
                 yield Row(name, "learning_frames", x, clock)
                 yield Row(name, "learning_return", x, value)
 

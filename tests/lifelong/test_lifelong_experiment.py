@@ -110,7 +110,7 @@ def table_of(options, returns):
 
 
 def test_the_findings_are_the_metrics_of_the_notes():
-    options = dataclasses.replace(TINY, tasks=("f/a", "f/b"), agents=1, frames=100)
+    options = dataclasses.replace(TINY, tasks=("f/a", "f/b"), agents=1, frames=100, evals=1)
     isolated = np.tile([[10.0, 0.0], [4.0, 10.0]], (2, 1, 1, 1))  # forgets 10 -> 4 of a
     shared = np.tile([[10.0, 0.0], [8.0, 5.0]], (2, 1, 1, 1))
     found = {f.name: f for f in Lifelong.findings(table_of(options, {"isolated": isolated, "shared": shared}), options)}

@@ -9,7 +9,7 @@ from lifelong_tools import made_up_run, same
 from marl import cli
 from marl.classic.results import read_results, shared
 from marl.lifelong.figures import plot
-from marl.lifelong.findings import Reference, whole_time_of
+from marl.lifelong.findings import Reference, times_of, transfer_of, whole_time_of
 from marl.runfolder import write_config
 from marl.types import UserError
 
@@ -90,6 +90,30 @@ def test_at_of_the_whole_sequence_counts_each_agent_s_own_frames_until_the_mean_
     assert whole_time_of("isolated", table, options, reference).time.tolist() == [[[1.0]]]
     rows = rows_of([folder], tmp_path / "f.png")
     assert rows["N = 2", "AT 90 % of the mean over tasks"].estimate == pytest.approx(0.1)
+
+
+def test_the_clock_of_a_task_goes_on_when_it_is_met_once_more(tmp_path):
+    four = {"isolated": {0: ALONE * 2}, "shared": {0: [[6.0, 6.0]] * 4}}
+    folder = made_up_run(tmp_path / "r", four, {"isolated": {0: PLAYS}, "shared": {0: LOSES}}, same(rounds=4))
+    table, options = shared(read_results(folder), [0]), same(rounds=4)
+    table["shared: catch, agent 1", "learning_return"][1][0, 4] = 9.0  # 500 frames into its second visit
+    never, late = times_of("shared", table, options, Reference(table, options))["small/catch"].time[0, :, 3]
+    assert (never, late) == (2.0, 1.5)  # of 1000 frames: 80 % never in two visits; after one and a half
+
+
+def test_forward_transfer_is_measured_against_isolated_agents_that_began_with_the_task(tmp_path):
+    alone, ends = dict.fromkeys((0, 1), ALONE), {0: ALONE, 1: ALONE}
+    learning = {"isolated": dict.fromkeys((0, 1), PLAYS), "shared": {0: LOSES, 1: BORROWS}}
+    folder = made_up_run(tmp_path / "r", {"isolated": alone, "shared": ends}, learning, seeds=(0, 1))
+    table, options = shared(read_results(folder), [0, 1]), same()
+    reference = Reference(table, options)
+    # All begin with catch: nobody tells what a fresh agent does on gather.
+    assert np.isnan(transfer_of("shared", table, options, reference)).all()
+    assert not [row for row in plot([folder], tmp_path / "f.png").table if row.quantity == "forward transfer"]
+    table["isolated, agent 0", "task"][1][1] = [1, 0]  # but the isolated agent of seed 1 begins with gather
+    # Mean scores: 0 .4 1 is .45, what it lacks .55; 0 .4 .6 is .35, a tenth less; 1 1 1 lacks nothing.
+    assert transfer_of("shared", table, options, reference) == pytest.approx([-0.1 / 0.55, 1.0])
+    assert transfer_of("isolated", table, options, reference) == pytest.approx([0.0, 0.0])
 
 
 def test_forgetting_frames_and_bytes_are_in_the_table_with_and_without_ewc(tmp_path):
