@@ -52,7 +52,7 @@ def begin(folder, engine):
 
 
 def finish(process):
-    out, err = process.communicate(timeout=300)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     return err
 
