@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-CLASSIC_SEEDS, LIFELONG_SEEDS, ATARI_SEEDS = range(20), range(100, 110), range(100, 103)
+CLASSIC_SEEDS, LIFELONG_SEEDS, ATARI_SEEDS = range(20), range(100, 110), range(100, 101)
 
 SMALL = "lifelong small/catch,small/gates,small/paddle,small/shoot --evals 4 --eval-episodes 8"
 ATARI = (

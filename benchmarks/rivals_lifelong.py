@@ -36,7 +36,7 @@ def sb3_frames(**settings: Any) -> Work:
             repeat_action_probability=terms.sticky,
             full_action_space=True,
         )
-        return ClipRewardEnv(NoopResetEnv(env, noop_max=terms.noop_max))
+        return ClipRewardEnv(NoopResetEnv(env, noop_max=terms.noop_max // terms.frame_skip))  # its idle steps are whole
 
     env = DummyVecEnv([game] * terms.copies)
     model = DQN(

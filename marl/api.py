@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,9 +22,10 @@ from marl.evaluation import Evaluator, Film
 from marl.log import METRICS
 from marl.loop import Training
 from marl.loop import train as run_loop
-from marl.recipe import make_recipe
+from marl.recipe import load_learner, make_recipe
 from marl.runfolder import new_run
-from marl.session import Session, begin, load_learner, read_recipe, reopen
+from marl.session import Session, begin, read_recipe, reopen
+from marl.sources import origin
 from marl.terminal import progress_bar, say, say_how_to_go_on
 from marl.types import UserError, View
 
@@ -38,11 +40,13 @@ def train(
     sweep: Mapping[str, Sequence[Any]] | None = None,
     run: str | Path | None = None,
     env: Mapping[str, Any] | None = None,
+    init_from: str | Path | None = None,
+    init_networks: Sequence[str] = (),
     progress: bool = False,
     command: str = "",
     **settings: Any,
 ) -> Path:
-    """Train a population from scratch.
+    """Train a population from scratch, or from what other runs have learnt.
 
     Args:
         algorithm: for example ``"maddpg"``.
@@ -51,6 +55,9 @@ def train(
         sweep: setting -> values; every combination with every seed is a member.
         run: the folder to make; None: ``runs/<algorithm>-<environment>-<time>``.
         env: the environment's options.
+        init_from: ``RUN`` or ``RUN:agent``, whose networks to start from as far as they fit; the table of what became
+            of each is said and written into the run's folder as ``init.csv``.
+        init_networks: which of them; (): all.
         progress: show a bar on stderr.
         command: what to write into ``config.json`` as the command; by default that of this process.
         settings: of the loop (``steps=100_000``) or the algorithm (``**{"reciprocity.kappa": 0.5}``).
@@ -63,6 +70,11 @@ def train(
         Interrupted: after SIGINT or SIGTERM, once everything is saved.
     """
     recipe = make_recipe(algorithm, environment, seeds, sweep or {}, env or {}, settings)
+    if init_from is not None:
+        init = origin(str(init_from), [member.name for member in recipe.members], init_networks)
+        recipe = dataclasses.replace(recipe, init=init)
+    elif init_networks:
+        raise UserError("init_networks: of which run? init_from names none")
     command, folder = command or shlex.join(sys.argv), Path(run) if run else None
     if parts.wanted(recipe.loop):
         return parts.train(recipe, folder, command, progress)

@@ -27,8 +27,9 @@ from marl.modules.q_values import QNetwork
 from marl.modules.recurrent import StackedRNN
 from marl.networks import acting, networks, structure
 from marl.ops.discrete import MASKED
+from marl.recipe import load_learner
 from marl.runfolder import explain_disk_errors, write_atomically
-from marl.session import load_learner, read_recipe
+from marl.session import read_recipe
 from marl.types import UserError
 
 PYTHON = "policy.py"
@@ -38,7 +39,10 @@ LayerT = TypeVar("LayerT", nn.Linear, nn.GRUCell, nn.Conv2d)
 
 
 class Layer(NamedTuple):
-    """One layer of a policy and what follows it: ``relu``, ``tanh``, ``clip`` (to [-1, 1]) or nothing."""
+    """One layer of a policy and what follows it: ``relu``, ``tanh``, ``clip`` (to [-1, 1]) or nothing.
+
+    ``pixels`` (channels, height, width): the numbers that come in are to be seen as such a picture.
+    """
 
     module: nn.Linear | nn.GRUCell | nn.Conv2d
     then: str = ""
@@ -46,8 +50,8 @@ class Layer(NamedTuple):
 
     def to_json(self) -> dict[str, Any]:
         kind = {nn.Linear: "linear", nn.GRUCell: "gru", nn.Conv2d: "conv"}[type(self.module)]
-        conv = {"pixels": self.pixels, "stride": self.module.stride[0]} if isinstance(self.module, nn.Conv2d) else {}
-        return {"kind": kind, "then": self.then, **conv}
+        stride = {"stride": self.module.stride[0]} if isinstance(self.module, nn.Conv2d) else {}
+        return {"kind": kind, "then": self.then, **stride} | ({"pixels": list(self.pixels)} if self.pixels else {})
 
 
 THEN: dict[str, Callable[[Tensor], Tensor]] = {
@@ -77,6 +81,7 @@ class Policy(nn.Module):
         memory = sum(module.hidden_size for module in self.layers if isinstance(module, nn.GRUCell))
         self.inputs = {"obs": obs_size} | ({"avail": self.actions} if masked else {})
         self.inputs |= {"memory": memory} if memory else {}
+        self.requires_grad_(False)
 
     def forward(
         self, obs: Tensor, avail: Tensor | None = None, memory: Tensor | None = None
@@ -93,7 +98,8 @@ class Policy(nn.Module):
             if isinstance(module, nn.GRUCell):
                 x = memory = module(x, memory)
             else:
-                x = module(x.unflatten(1, layer.pixels) if layer.pixels else x.flatten(1))
+                x = x.unflatten(1, layer.pixels) if layer.pixels else x
+                x = module(x.flatten(1) if isinstance(module, nn.Linear) else x)
             if layer.then:
                 x = THEN[layer.then](x)
         if self.discrete:
@@ -190,7 +196,7 @@ def _torch_export(policy: Policy, about: str) -> bytes:
 
 
 def _onnx(policy: Policy, about: str) -> bytes:
-    outputs = ["action", "memory"] if "memory" in policy.inputs else ["action"]
+    outputs = ["action", "next_memory"] if "memory" in policy.inputs else ["action"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of deprecations within torch.onnx
         logging.disable(logging.WARNING)  # that torchvision is not installed
@@ -209,7 +215,7 @@ def _program(policy: Policy) -> torch.export.ExportedProgram:
     rows = torch.export.Dim("rows")
     first, *others = policy.example(3).items()
     shapes = {name: {0: rows} for name in policy.inputs}
-    return torch.export.export(policy.eval(), (first[1],), dict(others), dynamic_shapes=shapes)
+    return torch.export.export(policy, (first[1],), dict(others), dynamic_shapes=shapes)
 
 
 class Format(NamedTuple):
@@ -283,6 +289,8 @@ def export(
     if form == "safetensors":
         files[PYTHON] = inspect.getsource(exported).encode()
     folder = out or run / "export" / f"{name}-{spec.agents[i]}"
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--out {folder} is a file, expected a folder")
     with explain_disk_errors(folder, "nothing was exported"):
         folder.mkdir(parents=True, exist_ok=True)
         for file, data in files.items():

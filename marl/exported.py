@@ -56,7 +56,7 @@ class Policy:
             if layer["kind"] == "gru":
                 x = memory = _gru(x, memory, p)
             elif layer["kind"] == "conv":
-                x = _conv(x.reshape(len(x), *layer["pixels"]), p, layer["stride"])
+                x = _conv(x.reshape(len(x), *layer.get("pixels", x.shape[1:])), p, layer["stride"])
             else:
                 x = x.reshape(len(x), -1) @ p["weight"].T + p["bias"]
             if layer["then"] == "relu":

@@ -219,6 +219,7 @@ def member_settings(config: Mapping[str, Any], member: str) -> dict[str, Any]:
     The values that the population sweeps replace the common ones.
     """
     settings = {key: config[key] for key in ("algorithm", "environment") if key in config}
+    settings |= {"init_from": config["init"]["given"]} if config.get("init") else {}
     settings |= _dotted({"env": config.get("env", {})})
     settings |= _dotted(config.get("config", {}))
     for entry in config.get("members", []):

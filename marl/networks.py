@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from marl.algos.common import Learner
 from marl.algos.ddpg import DDPG
@@ -33,8 +33,10 @@ class Block(NamedTuple):
     """Neighbouring inputs or outputs of a network.
 
     Attributes:
-        kind: ``obs``, ``action``, ``state``, ``id`` (1 for the agent whose turn it is); of outputs ``logits``, ``tanh``
-            (an action before its tanh), ``mean``, ``q`` (one for each action), ``advantage``, ``value``.
+        kind: of inputs ``obs``, ``action``, ``choice`` (a discrete action, one-hot), ``state``, ``id`` (1 for the agent
+            whose turn it is); of outputs ``logits``, ``tanh`` (an action before its tanh), ``mean`` (of an action),
+            ``q`` and ``advantage`` (one for each action), ``return`` (of state and action), ``v`` (of a state),
+            ``team`` (of all agents together).
         agent: whose; -1: nobody's in particular.
         own: how many of them the agent has.
         width: how many there are; beyond ``own`` is padding.
@@ -59,6 +61,7 @@ class Net(NamedTuple):
         heads: networks of an agent, 2 for twins.
         target: follows ``module``, if anything does.
         norm: of the outputs, if they are normalised.
+        log_std: ``[P, G, 1, 1, A]``, a parameter of each output that is in no layer (MAPPO's standard deviations).
     """
 
     module: Stacked
@@ -68,19 +71,11 @@ class Net(NamedTuple):
     heads: int = 1
     target: Stacked | None = None
     norm: RunningNorm | None = None
+    log_std: Tensor | None = None
 
     def place(self, agent: int) -> int:
         """The first of the networks that speak for an agent."""
         return 0 if self.shared else agent * self.heads
-
-    def ends(self) -> tuple[nn.Module, nn.Module]:
-        """The layers that read and that say; behind convolutions, the first is the one that reads their features."""
-        if isinstance(self.module, StackedMLP):
-            return self.module.layers[0], self.module.layers[-1]
-        if isinstance(self.module, StackedRNN):
-            return self.module.enter, self.module.leave
-        assert isinstance(self.module, QMixer)
-        return self.module.first, self.module.v
 
 
 def acting(nets: dict[str, Net]) -> Net:
@@ -94,7 +89,7 @@ def networks(learner: Learner, spec: EnvSpec) -> dict[str, Net]:
     Empty for a learner that is none of this package's.
     """
     agents = range(spec.n_agents)
-    logits = "logits" if spec.discrete else "tanh"
+    logits, taken = ("logits", "choice") if spec.discrete else ("tanh", "action")
     if isinstance(learner, MAPTF | DVM | MAPTFMAPPO):
         return networks(learner.base, spec)
     if isinstance(learner, DDPG | TD3):
@@ -102,8 +97,8 @@ def networks(learner: Learner, spec: EnvSpec) -> dict[str, Net]:
             "actor": Net(learner.actor, lambda i: [_obs(spec, i)], _actions(spec, logits), target=learner.target_actor),
             "critic": Net(
                 learner.critic,
-                lambda i: [_obs(spec, i), _action(spec, i, "action")],
-                _one_value,
+                lambda i: [_obs(spec, i), _action(spec, i, taken)],
+                _one("return"),
                 heads=learner.critic.heads,
                 target=learner.target_critic,
             ),
@@ -114,9 +109,9 @@ def networks(learner: Learner, spec: EnvSpec) -> dict[str, Net]:
 
         def everybody(i: int) -> list[Block]:
             order = swaps(spec.n_agents)[0, i].tolist() if shared else agents
-            return [_obs(spec, j) for j in order] + [_action(spec, j, "action") for j in order]
+            return [_obs(spec, j) for j in order] + [_action(spec, j, taken) for j in order]
 
-        critic = Net(learner.critic, everybody, _one_value, shared)
+        critic = Net(learner.critic, everybody, _one("return"), shared)
         return {
             "actor": actor._replace(target=learner.target_actor),
             "critic": critic._replace(target=learner.target_critic),
@@ -124,10 +119,16 @@ def networks(learner: Learner, spec: EnvSpec) -> dict[str, Net]:
     if isinstance(learner, MAPPO):
         shared, judge = learner.shared, learner.judge
         logits = "logits" if spec.discrete else "mean"
-        values = _each(agents, "value") if judge.heads else _one_value
+        values = _each(agents, "v") if judge.heads else _one("v")
         sees = _state_or_all(spec) if judge.central else _named(spec, shared)
         return {
-            "actor": Net(learner.actor.net, _named(spec, shared), _actions(spec, logits), shared),
+            "actor": Net(
+                learner.actor.net,
+                _named(spec, shared),
+                _actions(spec, logits),
+                shared,
+                log_std=None if spec.discrete else learner.actor.log_std,
+            ),
             "critic": Net(learner.critic, sees, values, shared, norm=learner.norm),
         }
     if isinstance(learner, QMIX):
@@ -142,11 +143,11 @@ def networks(learner: Learner, spec: EnvSpec) -> dict[str, Net]:
             )
         }
         if isinstance(learner.mixer, QMixer) and isinstance(learner.target_mixer, QMixer):
-            found["mixer"] = Net(learner.mixer, _state_or_all(spec), _one_value, True, target=learner.target_mixer)
+            found["mixer"] = Net(learner.mixer, _state_or_all(spec), _one("team"), True, target=learner.target_mixer)
         return found
     if isinstance(learner, DQN):
         says = _actions(spec, "advantage" if learner.config.duelling else "q")
-        duelling = _one_value if learner.config.duelling else lambda i: []
+        duelling = _one("v") if learner.config.duelling else lambda i: []
         return {
             "critic": Net(
                 learner.critic,
@@ -180,15 +181,10 @@ def structure(module: Stacked) -> dict[str, object]:
         "kind": "feedforward",
         "activation": module.activation.__name__.strip("_"),
         "hidden": [layer.get_parameter("bias").shape[-1] for layer in list(module.layers)[:-1]],
+        "bytes": isinstance(module, QNetwork) and module.bytes,
         "pictures": None if pictures is None else list(pictures.pixels),
         "convolutions": [] if pictures is None else [list(p.shape[2:]) for p in pictures.parameters() if p.dim() > 3],
     }
-
-
-def log_std(learner: Learner) -> Tensor | None:
-    """MAPPO's standard deviations, ``[P, G, 1, 1, A]``; the one parameter that is in no layer."""
-    learner = learner.base if isinstance(learner, MAPTFMAPPO) else learner
-    return learner.actor.log_std if isinstance(learner, MAPPO) and not learner.actor.discrete else None
 
 
 def _obs(spec: EnvSpec, agent: int) -> Block:
@@ -203,8 +199,8 @@ def _actions(spec: EnvSpec, kind: str) -> Blocks:
     return lambda agent: [_action(spec, agent, kind)]
 
 
-def _one_value(agent: int) -> list[Block]:
-    return [Block("value", agent, 1, 1)]
+def _one(kind: str) -> Blocks:
+    return lambda agent: [Block(kind, agent, 1, 1)]
 
 
 def _each(agents: Sequence[int], kind: str) -> Blocks:

@@ -6,11 +6,13 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from marl import config as cfg
 from marl import population, registry
 from marl.algos.common import Learner
+from marl.checkpoint import Checkpoints
 from marl.config import LoopConfig
 from marl.envs import all_options, evaluation_options, make_env
 from marl.envs.base import EnvSpec, VectorEnv
@@ -28,6 +30,7 @@ class Recipe:
         loop: the loop's settings.
         env: the environment's options.
         members: the population.
+        init: where its networks start from, as ``marl.sources.origin`` says it; None: from random ones.
     """
 
     algorithm: str
@@ -36,6 +39,7 @@ class Recipe:
     loop: LoopConfig
     env: Mapping[str, Any]
     members: Sequence[population.Member]
+    init: Mapping[str, Any] | None = None
 
     def make_env(self, copies: int, workers: int = 0, purpose: str = "train") -> VectorEnv:
         """The environment with random streams of its own for each purpose."""
@@ -69,6 +73,7 @@ class Recipe:
             "env": dict(self.env),
             "config": cfg.to_json(self.config),
             "loop": cfg.to_json(self.loop),
+            **({} if self.init is None else {"init": dict(self.init)}),
         }
 
     @classmethod
@@ -84,6 +89,7 @@ class Recipe:
                 cfg.from_json(LoopConfig, values["loop"]),
                 dict(values["env"]),
                 [population.Member(**member) for member in values["members"]],
+                values.get("init"),
             )
             recipe.check()
         return recipe
@@ -109,6 +115,15 @@ def make_recipe(
     recipe = Recipe(algorithm, environment, config, loop, all_options(environment, env), members)
     recipe.check()
     return recipe
+
+
+def load_learner(folder: Path, recipe: Recipe, spec: EnvSpec) -> tuple[int, Learner]:
+    """The step of the newest checkpoint and its population."""
+    loaded = Checkpoints(folder / "checkpoints").load()
+    learner = recipe.make_learner(spec)
+    with explain(f"{folder}: the checkpoint of step {loaded.step} is not of this run"):
+        learner.load_state_dict(loaded.state["learner"])
+    return loaded.step, learner
 
 
 @contextlib.contextmanager

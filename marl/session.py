@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 
+from marl import transfer
 from marl.algos.common import Learner
 from marl.checkpoint import Checkpoints
 from marl.config import LoopConfig
@@ -51,8 +52,13 @@ def begin(
         set_threads(recipe.loop)
         env = stack.enter_context(contextlib.closing(recipe.make_env(recipe.loop.copies, recipe.loop.workers)))
         learner = recipe.make_learner(env.spec)
+        table = transfer.start(recipe, learner, env.spec)
         folder = make_folder()
         stack.enter_context(lock(folder))
+        if table:
+            transfer.write(folder, table)
+            for line in transfer.lines(table):
+                note(line)
         if not env.spec.exact_state:
             note(f"note: the state of {recipe.environment} cannot be saved; a resumed run starts new episodes")
         training = _assemble(stack, recipe, folder, env, learner)
@@ -103,15 +109,6 @@ def read_recipe(folder: Path) -> Recipe:
     with explain(f"{folder / 'config.json'} is damaged"):
         torch.set_num_threads(values["threads"])
     return recipe
-
-
-def load_learner(folder: Path, recipe: Recipe, spec: EnvSpec) -> tuple[int, Learner]:
-    """The step of the newest checkpoint and its population."""
-    loaded = Checkpoints(folder / "checkpoints").load()
-    learner = recipe.make_learner(spec)
-    with explain(f"{folder}: the checkpoint of step {loaded.step} is not of this run"):
-        learner.load_state_dict(loaded.state["learner"])
-    return loaded.step, learner
 
 
 def extended(recipe: Recipe, steps: int, reached: int) -> Recipe:

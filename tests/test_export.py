@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -69,8 +70,8 @@ def make(case):
         config = replace(config, key, value)
     learner = algorithm(spec, [config] * 2, [3, 4])
     chance = torch.Generator().manual_seed(1)
-    for x in acting(networks(learner, spec)).module.parameters():
-        x.data.copy_(torch.randn(x.shape, generator=chance) * 0.4)
+    for name, x in acting(networks(learner, spec)).module.named_parameters():
+        x.data.copy_(torch.randn(x.shape, generator=chance) * (0.1 if "bias" in name else 0.4))
     return learner, spec
 
 
@@ -83,10 +84,8 @@ def play(learner, spec):
         obs = torch.randn(2, spec.n_agents, ROWS, spec.obs_size, generator=chance) * spec.obs_mask[:, None]
         if spec.bytes:
             obs = torch.randint(256, obs.shape, generator=chance).float()
-        avail = (torch.rand(2, spec.n_agents, ROWS, spec.action_size, generator=chance) < 0.6) & spec.action_mask[
-            :, None
-        ]
-        avail[..., 0] = True
+        may = (torch.rand(2, spec.n_agents, ROWS, spec.action_size, generator=chance) < 0.6) & spec.action_mask[:, None]
+        avail = torch.where(may.any(-1, keepdim=True), may, spec.action_mask[:, None])
         view = View(obs, avail if spec.masked else None, None, memory)
         acted = learner.act(view, explore=False)
         memory = acted.memory
@@ -107,7 +106,7 @@ def require_equal(learner, spec, call, member, agent):
         action, original = torch.as_tensor(action), original[member, agent]
         if spec.discrete:
             assert action.dtype == torch.int64 and torch.equal(action, original)
-            assert len(original.unique()) == spec.action_sizes[agent], "a policy that always does the same shows little"
+            assert len(original.unique()) > 1 or spec.action_sizes[agent] < 3, "equal to a constant: shows little"
         else:
             own = original[:, : spec.action_sizes[agent]]
             assert action.shape == own.shape and (action - own).abs().max() < 1e-5 and own.std() > 0.1
@@ -134,12 +133,11 @@ def write(form, policy, path):
 @pytest.mark.parametrize("case", CASES)
 def test_every_policy_in_plain_layers_and_read_with_numpy_acts_as_the_original(case, tmp_path):
     learner, spec = make(case)
-    for member, agent in ((0, 0), (1, spec.n_agents - 1)):
+    for member, agent in ((0, min(1, spec.n_agents - 1)), (1, 0)):
         policy = policy_of(learner, spec, member, agent)
 
         def plain(inputs, memory, policy=policy):
-            with torch.no_grad():
-                return answered(policy(**with_zeros(policy, inputs, memory)))
+            return answered(policy(**with_zeros(policy, inputs, memory)))
 
         require_equal(learner, spec, plain, member, agent)
 
@@ -231,7 +229,7 @@ def test_the_printed_script_runs_without_marl(form, trained, capsys, tmp_path):
     assert last.startswith(f"exported: here/{FORMATS[form].file} here/policy.json")
     printed = run_without_marl(tmp_path / "here", "\n".join(lines))
     action = marl.load(trained / "mappo").act([[0.0], [0.0, 0.0, 0.0]])[1]
-    assert printed.lstrip("([artensy").startswith(str(action))
+    assert re.search(r"\[(\d)", printed)[1] == str(action)
 
 
 def test_the_file_says_what_its_numbers_mean(trained, tmp_path, capsys):
@@ -288,7 +286,7 @@ def test_a_file_of_another_format_or_none_of_ours_is_one_clear_error(tmp_path):
         (["ddpg", "--agent", "0", "--member", "sed=1"], "--member sed=1: no such member; did you mean 'seed=1'?"),
         (["ddpg", "--agent", "0", "--member", "2"], "member: expected 0 to 1, got 2"),
         (["ddpg", "--agent", "0", "--format", "onx"], "--format: 'onx' is not a choice; did you mean 'onnx'?"),
-        (["ddpg", "--agent", "0", "--out", "file"], "file: "),
+        (["ddpg", "--agent", "0", "--out", "file"], "--out file is a file, expected a folder"),
     ],
 )
 def test_bad_input_is_answered_with_one_line(arguments, answer, trained, capsys, monkeypatch, tmp_path):

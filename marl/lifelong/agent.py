@@ -24,6 +24,7 @@ from marl.lifelong.sequence import TaskSequence
 from marl.lifelong.shard import Ended, Point, Shard
 from marl.lifelong.simnet import THRESHOLD
 from marl.lifelong.snapshot import copy_hub
+from marl.lifelong.store import INDEX
 from marl.lifelong.tasks import Tasks
 from marl.lifelong.weights import save_agents
 from marl.streams import derive
@@ -210,7 +211,7 @@ class Team:
         place = self.folder / "hub"
         if copy is None:
             shutil.rmtree(self.folder, ignore_errors=True)
-        elif not self._copy(copy).is_dir():
+        elif not (self._copy(copy) / INDEX).is_file():
             raise UserError(f"{self._copy(copy)} is gone, the hub as it was at the checkpoint; make a new run")
         else:
             copy_hub(self._copy(copy), place)

@@ -6,10 +6,12 @@ import contextlib
 import os
 import shutil
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
 from marl.lifelong.store import INDEX
-from marl.runfolder import explain_disk_errors
+from marl.runfolder import explain_disk_errors, free_space, size
+from marl.types import UserError
 
 
 def copy_hub(source: Path, target: Path) -> None:
@@ -19,12 +21,12 @@ def copy_hub(source: Path, target: Path) -> None:
     is done within milliseconds. What ``target`` held before is gone; if this is killed, ``target`` is not usable.
 
     Raises:
-        UserError: the disk is full or cannot be written.
+        UserError: the disk is full or cannot be written, or the index of ``source`` is damaged.
     """
-    with explain_disk_errors(target, "the hub was not copied"):
+    with explain_disk_errors(target, "the hub was not copied"), _explained(source, target):
         shutil.rmtree(target, ignore_errors=True)
         (target / "tensors").mkdir(parents=True)
-        for path in (source / "tensors").iterdir():
+        for path in (source / "tensors").glob("*"):
             _link(path, target / "tensors" / path.name)
         with (
             contextlib.closing(sqlite3.connect(source / INDEX)) as old,
@@ -35,6 +37,16 @@ def copy_hub(source: Path, target: Path) -> None:
             descriptor = os.open(folder, os.O_RDONLY)
             os.fsync(descriptor)
             os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _explained(source: Path, target: Path) -> Iterator[None]:
+    """SQLite's errors, which do not say of which of the two they are, as a ``UserError`` of one line."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        free = size(free_space(target))
+        raise UserError(f"{source / INDEX} was not copied to {target}: {error} ({free} free)") from error
 
 
 def _link(path: Path, to: Path) -> None:

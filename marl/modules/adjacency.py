@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from marl.config import suggestion
+from marl.modules.guards import batched
 from marl.streams import Streams
 from marl.types import State, UserError
 
@@ -84,7 +85,7 @@ class Nearest(AdjacencySpace):
 
     def __call__(self, states: Tensor, real: Tensor | None = None) -> Iterator[Tensor]:
         count = len(self.levels)
-        _need_rows(states, count + 1)
+        _need_rows("knn", states, count + 1)
         if self.metric == "euclidean":
             distance = torch.cdist(states, states)
         else:
@@ -157,7 +158,7 @@ class Resample(Perturbed):
 
     def values(self, states: Tensor, index: Tensor, real: Tensor | None) -> Tensor:
         _, groups, rows, width = states.shape
-        _need_rows(states, 2)
+        _need_rows("resample", states, 2)
         if real is None:
             ahead = self.streams.integers(rows - 1, groups, rows, 1).to(states.device)
             other = (ahead + torch.arange(1, rows + 1, device=states.device).unsqueeze(-1)) % rows
@@ -192,6 +193,16 @@ class Gaussian(Perturbed):
         self.moments = Moments()
 
     def __call__(self, states: Tensor, real: Tensor | None = None) -> Iterator[Tensor]:
+        if batched(states):
+            raise UserError(
+                "reciprocity: adjacency gaussian keeps a running deviation, which torch.func.vmap cannot follow; "
+                "expected resample, mask, knn, peer or exact"
+            )
+        rows = states.shape[-2]
+        if self.moments.count + rows < 2:
+            raise UserError(
+                f"reciprocity: adjacency gaussian needs a batch of 2 states or more for its first deviation, got {rows}"
+            )
         self.moments.update(states)
         return super().__call__(states, real)
 
@@ -237,6 +248,9 @@ class Moments:
         self.count, self.mean, self.squares = state["count"], state["mean"], state["squares"]
 
 
-def _need_rows(states: Tensor, needed: int) -> None:
+def _need_rows(adjacency: str, states: Tensor, needed: int) -> None:
     if states.shape[-2] < needed:
-        raise UserError(f"reciprocity: this adjacency needs a batch of {needed} states or more, got {states.shape[-2]}")
+        raise UserError(
+            f"reciprocity: adjacency {adjacency} takes values from other rows and needs a batch of {needed} states or "
+            f"more, got {states.shape[-2]}; mask and exact take any"
+        )

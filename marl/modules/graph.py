@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from marl.config import suggestion
+from marl.modules.guards import readable, require_tensor
 from marl.streams import Streams
 from marl.types import State, UserError
 
@@ -22,9 +23,11 @@ class Graph(Protocol):
 
     Attributes:
         identity: W is known to be the identity, so that nobody's critic but one's own need be asked.
+        hears_itself: a W_ii of the newest weights may differ from 0.
     """
 
     identity: bool
+    hears_itself: bool
 
     def __call__(self) -> Tensor:
         """``[P or 1, N, N]`` float64."""
@@ -52,11 +55,17 @@ def nearest(n: int, k: int) -> Tensor:
 
 
 def validated(weights: Tensor) -> Tensor:
-    """User-given weights as ``[P or 1, N, N]`` float64; raises ``UserError`` unless each row sums to one or is zero."""
+    """User-given weights as ``[P or 1, N, N]`` float64; raises ``UserError`` unless each row sums to one or is zero.
+
+    Where the numbers cannot be looked at (see ``readable``), only the shape is checked.
+    """
+    require_tensor("graph", weights)
     shape = list(weights.shape)
     if weights.dim() not in (2, 3) or shape[-1] != shape[-2]:
         raise UserError(f"graph: expected weights of shape [N, N] or [P, N, N], got {shape}")
     weights = weights.detach().to(torch.float64)
+    if not readable(weights):
+        return weights if weights.dim() == 3 else weights.unsqueeze(0)
     sums = weights.sum(-1)
     wrong = ~(((sums - 1).abs() < 1e-5) | (weights == 0).all(-1)) | (weights < 0).any(-1)
     if wrong.any():
@@ -68,17 +77,32 @@ def validated(weights: Tensor) -> Tensor:
     return weights if weights.dim() == 3 else weights.unsqueeze(0)
 
 
+def listeners(graph: Graph, weights: Tensor) -> list[list[bool]] | None:
+    """``[i][j]``: whether i hears j by these weights of that graph in one member or another; None: not known."""
+    if isinstance(graph, Fixed):
+        return graph.listens
+    return (weights != 0).any(0).tolist() if readable(weights) else None
+
+
 class Fixed:
-    """The same weights at every call: ``[N, N]``, or ``[P, N, N]`` where members differ."""
+    """The same weights at every call: ``[N, N]``, or ``[P, N, N]`` where members differ.
+
+    Attributes:
+        listens: ``listens[i][j]``: i hears j in one member or another; None: not known.
+    """
 
     def __init__(self, weights: Tensor) -> None:
         self._set(weights)
 
     def _set(self, weights: Tensor) -> None:
         self.weights = validated(weights)
-        self.identity = torch.equal(
-            self.weights, torch.eye(self.weights.shape[-1]).to(self.weights).expand_as(self.weights)
-        )
+        self.listens: list[list[bool]] | None = None
+        self.identity, self.hears_itself = False, True
+        if readable(self.weights):
+            eye = torch.eye(self.weights.shape[-1]).to(self.weights)
+            self.identity = torch.equal(self.weights, eye.expand_as(self.weights))
+            self.hears_itself = bool(self.weights.diagonal(dim1=-2, dim2=-1).any())
+            self.listens = (self.weights != 0).any(0).tolist()
 
     def __call__(self) -> Tensor:
         return self.weights
@@ -93,7 +117,7 @@ class Fixed:
 class Random:
     """k neighbours of each agent, without itself, drawn anew at every call and for each member from its own stream."""
 
-    identity = False
+    identity = hears_itself = False
 
     def __init__(self, n: int, k: int, streams: Streams) -> None:
         _check_neighbours(n, k)
@@ -115,12 +139,15 @@ class Changing:
     """Weights that a user's function gives anew at every call. What the function remembers is the user's to save."""
 
     identity = False
+    hears_itself = True
 
     def __init__(self, function: Callable[[], Tensor]) -> None:
         self.function = function
 
     def __call__(self) -> Tensor:
-        return validated(self.function())
+        weights = validated(self.function())
+        self.hears_itself = not readable(weights) or bool(weights.diagonal(dim1=-2, dim2=-1).any())
+        return weights
 
     def state_dict(self) -> State:
         return {}

@@ -18,6 +18,7 @@ from torch import Tensor
 from marl.config import option, suggestion
 from marl.modules.adjacency import AdjacencySpace, Exact, Gaussian, Mask, Nearest, Peer, Resample, level_weights
 from marl.modules.graph import Changing, Fixed, Graph, make_graph
+from marl.modules.guards import batched, full_precision, same_device
 from marl.streams import Streams
 from marl.types import State, UserError
 
@@ -67,7 +68,8 @@ class Values(Protocol):
 
 def mix(weights: Tensor, peers: Tensor) -> Tensor:
     """sum_j W_ij Z_ij: ``[P or 1, N, N]`` and ``[P, N or 1, N, *]`` -> ``[P, N, *]``."""
-    return torch.einsum("pij,pij...->pi...", weights.to(peers), peers)
+    with full_precision(peers):
+        return torch.einsum("pij,pij...->pi...", weights.to(peers), peers)
 
 
 def blend(own: Tensor, others: Tensor, kappa: Tensor, weights: Tensor) -> Tensor:
@@ -78,10 +80,12 @@ def blend(own: Tensor, others: Tensor, kappa: Tensor, weights: Tensor) -> Tensor
         kappa: ``[P or 1, N or 1]``.
         weights: ``[P or 1, N, N]``.
     """
-    active = (kappa > 0) & (weights != 0).any(-1).to(kappa.device)
+    kappa = kappa.to(own.device)
+    active = (kappa > 0) & (weights.to(own.device) != 0).any(-1)
     shape = (-1, *[1] * (own.dim() - 2))
     share = kappa.to(own).view(*kappa.shape[:1], *shape)
-    return torch.where(active.to(own.device).view(*active.shape[:1], *shape), torch.lerp(own, others, share), own)
+    value = torch.lerp(own, others.to(own.dtype), share)
+    return torch.where(active.view(*active.shape[:1], *shape), value, own)
 
 
 class Reciprocity:
@@ -99,21 +103,32 @@ class Reciprocity:
     def __init__(
         self, kappas: Sequence[float], space: AdjacencySpace, graph: Graph | Tensor | Callable[[], Tensor]
     ) -> None:
+        self.set_kappas(kappas)
+        self.space = space
+        self.shares = level_weights(space.levels)
+        self.set_graph(graph)
+        self.last: tuple[Tensor, Tensor] | None = None
+
+    def set_kappas(self, kappas: Sequence[float]) -> None:
+        """One for each member from now on; raises ``UserError`` for one outside [0, 1]."""
         for kappa in kappas:
             if not 0 <= kappa <= 1:
                 raise UserError(f"reciprocity.kappa: expected a number from 0 to 1, got {kappa}")
         self.kappa = torch.tensor(list(kappas), dtype=torch.float64).unsqueeze(-1)
         self.off = not any(kappas)
-        self.space = space
-        self.shares = level_weights(space.levels)
-        self.set_graph(graph)
-        self._last: tuple[Tensor, Tensor] | None = None
 
     def set_graph(self, graph: Graph | Tensor | Callable[[], Tensor]) -> None:
         """Who listens to whom from now on. Weights given as a tensor are part of ``state_dict``."""
+        self.foreign = not isinstance(graph, Graph)
         if isinstance(graph, Tensor):
             graph = Fixed(graph)
         self.graph: Graph = graph if isinstance(graph, Graph) else Changing(graph)
+
+    def to(self, device: torch.device) -> None:
+        """Keep kappa and fixed weights there; random numbers are drawn on the CPU all the same, alike everywhere."""
+        self.kappa = self.kappa.to(device)
+        if isinstance(self.graph, Fixed):
+            self.graph.weights = self.graph.weights.to(device)
 
     @torch.no_grad()
     def __call__(self, values: Values, states: Tensor, real: Tensor | None = None) -> Tensor:
@@ -123,17 +138,29 @@ class Reciprocity:
         ``UserError`` if the batch is too small for the adjacency space or the graph has another number of agents.
         """
         own = values.own(states)
-        self._last = None
+        self.last = None
         if self.off:
             return own
-        weights = self.graph()
-        if weights.shape[-1] != own.shape[1]:
-            raise UserError(
-                f"graph: weights for {weights.shape[-1]} agents arrived, but there are {own.shape[1]} critics"
-            )
+        weights = self.links(own.shape[1], own)
         others = self._average(lambda adjacent: self._heard(values, adjacent, weights), states, real)
+        return self.blended(own, others, weights)
+
+    def links(self, agents: int, values: Tensor) -> Tensor:
+        """The graph's weights at this call, ``[P or 1, N, N]``.
+
+        Raises ``UserError`` for another number of agents, and for a user's weights that lie on another device.
+        """
+        weights = self.graph()
+        if weights.shape[-1] != agents:
+            raise UserError(f"graph: weights for {weights.shape[-1]} agents arrived, but there are {agents} critics")
+        if self.foreign:
+            same_device({"the values": values, "graph": weights})
+        return weights
+
+    def blended(self, own: Tensor, others: Tensor, weights: Tensor) -> Tensor:
+        """``blend`` with the kappas, noted for ``gap`` (inside a vmap there is nothing that could be kept)."""
         value = blend(own, others, self.kappa, weights)
-        self._last = own, value
+        self.last = None if batched(value) else (own, value)
         return value
 
     def _heard(self, values: Values, states: Tensor, weights: Tensor) -> Tensor:
@@ -142,7 +169,7 @@ class Reciprocity:
             return values.own(states)
         own_share = weights.diagonal(dim1=-2, dim2=-1)
         heard = mix(weights - own_share.diag_embed(), (values.views if self.space.views else values.peers)(states))
-        if own_share.any():
+        if self.graph.hears_itself:
             own = values.own(states)
             heard = heard + own * own_share.to(own).view(*own_share.shape, *[1] * (own.dim() - 2))
         return heard
@@ -161,9 +188,9 @@ class Reciprocity:
 
         None if the last call left all values as they were. Wrong if its result was changed in place since.
         """
-        if self._last is None:
+        if self.last is None:
             return None
-        own, value = self._last
+        own, value = self.last
         return (value - own).abs().flatten(2).mean(-1)
 
     def metrics(self) -> dict[str, Tensor]:

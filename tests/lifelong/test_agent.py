@@ -237,6 +237,20 @@ def test_a_hub_copy_that_is_gone_is_said_in_one_line(tmp_path):
         team(tmp_path, [[0, 1]]).load_state_dict(state)
 
 
+def test_a_hub_copy_whose_index_is_gone_or_damaged_is_said_in_one_line(tmp_path):
+    made = team(tmp_path, [[0, 1]])
+    made.advance()
+    state = made.state_dict()
+    made.close()
+    index = tmp_path / "team" / "saved-1" / "index.sqlite"
+    index.write_bytes(b"no database" * 1000)
+    with pytest.raises(agent.UserError, match=r"saved-1/index\.sqlite was not copied to .*: file is not a database"):
+        team(tmp_path, [[0, 1]]).load_state_dict(state)
+    index.unlink()
+    with pytest.raises(agent.UserError, match=r"saved-1 is gone"):
+        team(tmp_path, [[0, 1]]).load_state_dict(state)
+
+
 # ---- replays as bundles --------------------------------------------------------------------------------------------
 
 

@@ -141,6 +141,8 @@ def test_isolated_runs_no_hub_and_without_ewc_runs_everybody_twice():
         (["small/cacth"], "did you mean 'catch'"),
         ([], "expected: marl lifelong TASKS"),
         (["small/catch", "--agents", "0"], "agents: expected 1 or more"),
+        (["small/catch", "--engine", "processes", "--address", "10.0.0.1:6379"], "expected --engine ray with it"),
+        (["small/catch", "--frames", "24", "--copies", "8"], "evals: expected 3 or fewer, the steps of a copy"),
         (["small/catch", "--tasks", "small/snake"], "unknown argument '--tasks'"),
     ],
 )

@@ -207,3 +207,17 @@ def test_to_advance_where_the_round_is_over_does_nothing(tmp_path):
     assert alone.advance(0.0) == (STEPS, [])
     assert alone.now.done == STEPS and torch.equal(alone.learner.critic.flat.data, before)
     made.close()
+
+
+def test_it_goes_on_with_as_many_workers_as_it_began_with_though_the_machine_has_fewer_cores(straight, tmp_path):
+    two, one = Perilous(), Perilous()
+    two.capacity, one.capacity = 2, 1
+    first, rows = team(tmp_path, two, workers=None), []
+    for _ in range(30):
+        rows += first.advance()
+    state = pickle.loads(pickle.dumps(first.state_dict()))
+    first.close()
+    second = team(tmp_path, one, workers=None)
+    second.load_state_dict(state)
+    assert second.groups == [[0, 1], [2]]
+    assert but_traffic(rows + run(second)) == but_traffic(straight)

@@ -1,0 +1,62 @@
+"""What reciprocity refuses of what other people's code hands over, and when it may look at the numbers in a tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from marl.types import UserError
+
+_HOW = {
+    "numpy": "torch.from_numpy makes one",
+    "jax": "torch.from_dlpack makes one",
+    "jaxlib": "torch.from_dlpack makes one",
+}
+
+
+def refuse_array(what: str, value: Any) -> None:
+    """Raise ``UserError`` for an array of NumPy or JAX."""
+    if isinstance(value, Tensor | list | tuple):
+        return
+    package = type(value).__module__.split(".")[0]
+    if package in _HOW:
+        raise UserError(f"{what}: expected a torch.Tensor, got {package}.{type(value).__name__}; {_HOW[package]}")
+
+
+def require_tensor(what: str, value: Any) -> None:
+    """Raise ``UserError`` for anything but a tensor of torch: nothing is converted."""
+    if not isinstance(value, Tensor):
+        refuse_array(what, value)
+        raise UserError(f"{what}: expected a torch.Tensor, got {type(value).__name__}")
+
+
+def same_device(tensors: Mapping[str, Tensor]) -> None:
+    """Raise ``UserError`` where one of the named tensors lies on another device than the first."""
+    (first, model), *others = tensors.items()
+    for name, tensor in others:
+        if tensor.device != model.device:
+            raise UserError(
+                f"{name}: expected on {model.device}, where {first} lies, got {tensor.device}; nothing is moved for you"
+            )
+
+
+def batched(tensor: Tensor) -> bool:
+    """Whether it stands for many tensors at once, inside ``torch.func.vmap`` (or another transform of torch.func)."""
+    return not torch.compiler.is_compiling() and torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+
+
+def readable(tensor: Tensor) -> bool:
+    """Whether Python may look at the numbers now: not inside a compiled graph or a vmap, nor on the device meta."""
+    return not torch.compiler.is_compiling() and not tensor.is_meta and not batched(tensor)
+
+
+def full_precision(tensor: Tensor) -> AbstractContextManager[Any]:
+    """No autocast for what is computed with this tensor: values are mixed in the precision in which they arrive."""
+    kind = tensor.device.type
+    if kind == "meta" or not torch.is_autocast_enabled(kind):
+        return nullcontext()
+    return torch.autocast(kind, enabled=False)
