@@ -50,7 +50,7 @@ $(VENV)/installed: $(PACKAGE)
 	touch $@
 
 $(VENV)/installed-test: $(VENV)/installed
-	$(PIP) install -c constraints.txt -e '.[test,smax,mamujoco,atari,minatar,ray]'
+	$(PIP) install -c constraints.txt -e '.[test,smax,mamujoco,atari,minatar,ray,export]'
 	touch $@
 
 $(VENV)/installed-%: $(VENV)/installed

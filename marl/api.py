@@ -85,12 +85,13 @@ def train(
     return session.folder
 
 
-def resume(run: str | Path, *, steps: int | None = None, progress: bool = False) -> Path:
+def resume(run: str | Path, *, steps: int | None = None, address: str | None = None, progress: bool = False) -> Path:
     """Go on with a run from its last checkpoint, to the same bits as if it had never stopped.
 
     Args:
         run: its folder.
         steps: a new end; None: the one it was started with.
+        address: of the Ray cluster that its workers are on; None: the one it was started with.
         progress: show a bar on stderr.
 
     Raises:
@@ -99,7 +100,9 @@ def resume(run: str | Path, *, steps: int | None = None, progress: bool = False)
     """
     folder = Path(run)
     if parts.names(folder):
-        return parts.resume(folder, steps, progress)
+        return parts.resume(folder, steps, progress, address)
+    if address is not None:
+        raise UserError(f"address {address}: {folder} has no workers on a Ray cluster")
     with reopen(folder, steps, say) as session:
         if progress:
             say(f"going on from step {session.training.steps}, the newest checkpoint")

@@ -82,7 +82,9 @@ def lifelong(arguments: Sequence[str]) -> None:
         return
     given = vars(parser.parse(rest))
     env |= {name.removeprefix("env."): given.pop(name) for name in list(given) if name.startswith("env.")}
-    own = {"workers": given.pop("workers")} if given.get("engine", "local") != "local" else {}
+    own: dict[str, Any] = {}
+    if (engine := given.get("engine", "local")) != "local":  # a resumed run has as many, wherever it goes on
+        own["workers"] = given.pop("workers") or (cores() if engine == "processes" else None)
     _start("lifelong", "lifelong", given | {"name": None, "tasks": tasks, "env": env}, arguments, own)
 
 
@@ -124,8 +126,15 @@ def _make(folder: Path | None, command: str, name: str, config: dict[str, Any]) 
     return folder
 
 
-def resume(folder: Path, workers: int | None, progress: bool, as_json: bool) -> None:
+def resume(folder: Path, workers: int | None, progress: bool, as_json: bool, address: str | None = None) -> None:
     """Run what is not finished of the run in ``folder``; then its table, findings and picture, and a word on them.
+
+    Args:
+        folder: of the run.
+        workers: processes that run the seeds; None: one for each core.
+        progress: show a bar.
+        as_json: print JSON.
+        address: of the Ray cluster, in place of the one that the run began with.
 
     Raises:
         Interrupted: after SIGINT or SIGTERM, once everything is saved.
@@ -134,6 +143,8 @@ def resume(folder: Path, workers: int | None, progress: bool, as_json: bool) -> 
     with lock(folder):
         name, kind, options, seeds, command = read_run(folder)
         if not (folder / RESULTS).exists():
+            if address is not None:
+                options = cfg.replace(options, "address", address)
             in_turn = issubclass(kind, Distributed) and kind.distributed(options)
             if in_turn and workers is not None:
                 raise UserError(f"{folder} has workers of its own, as many as it began with; leave --workers out")

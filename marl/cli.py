@@ -140,6 +140,7 @@ def resume(arguments: Sequence[str]) -> None:
 
     parser = make_parser("resume", "Go on with a run from its last checkpoint, bit for bit.", [("RUN", "its folder")])
     parser.add_argument("--steps", type=reader("steps", int), help="A new end, environment steps per member.")
+    parser.add_argument("--address", metavar="HOST:PORT", help="Another Ray cluster than the one that it began on.")
     classic_cli.add_workers(parser)
     parser.add_argument("--json", action="store_true", help="Print the result as one JSON object.")
     parser.add_argument("--quiet", action="store_true", help="No progress bar.")
@@ -147,13 +148,13 @@ def resume(arguments: Sequence[str]) -> None:
     if _is_experiment(Path(given.run)):
         if given.steps is not None:
             raise UserError(f"{given.run} is a run of an experiment, which has no --steps; its options are fixed")
-        classic_cli.resume(Path(given.run), given.workers, not given.quiet, given.json)
+        classic_cli.resume(Path(given.run), given.workers, not given.quiet, given.json, given.address)
         return
     if given.workers is not None:
         raise UserError(f"{given.run} is a run of marl train, which goes on with the --workers that it began with")
     from marl import api
 
-    _finish(api.resume(given.run, steps=given.steps, progress=not given.quiet), given.json)
+    _finish(api.resume(given.run, steps=given.steps, address=given.address, progress=not given.quiet), given.json)
 
 
 def _is_experiment(folder: Path) -> bool:

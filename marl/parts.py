@@ -104,10 +104,11 @@ def train(recipe: Recipe, folder: Path | None, command: str, progress: bool) -> 
     return folder
 
 
-def resume(folder: Path, steps: int | None, progress: bool) -> Path:
+def resume(folder: Path, steps: int | None, progress: bool, address: str | None = None) -> Path:
     """Go on with every part from its newest checkpoint, on the same engine; ``steps`` is a new end."""
     recipe = read_recipe(folder)
-    with lock(folder), contextlib.closing(make_engine(recipe.loop.engine, recipe.loop.address)) as engine:
+    address = address or recipe.loop.address
+    with lock(folder), contextlib.closing(make_engine(recipe.loop.engine, address)) as engine:
         if steps is not None:
             recipe = extended(recipe, steps, max(map(_reached, folders(folder))))
             write_config(folder, {**read_config(folder), **recipe.to_json()})

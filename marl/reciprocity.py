@@ -206,7 +206,8 @@ class Reciprocal(torch.nn.Module):
         self.turn()
         own = own.detach()
         if self.engine.off:
-            return self.combined(own)
+            self.engine.last = None
+            return own
         require_tensor("heard", heard)
         assert heard is not None
         same_device({"own": own, "heard": heard})
@@ -218,16 +219,16 @@ class Reciprocal(torch.nn.Module):
             )
         return self.combined(own, heard, self.engine.links(n, own))
 
-    def combined(self, own: Tensor, heard: Tensor | None = None, weights: Tensor | None = None) -> Tensor:
-        """Z* by this call's kappa and weights; without them, own as it is."""
-        if heard is None or weights is None:
-            self.engine.last = None
-            return own
+    def combined(self, own: Tensor, heard: Tensor, weights: Tensor | None) -> Tensor:
+        """Z* by this call's kappa; without weights ``heard`` is ``[S, N, B, *]``, of each agent's own critic."""
         shares = self.engine.shares
         average = heard[0] * shares[0]
         for share, values in zip(shares[1:], heard[1:], strict=True):
             average = average.add(values, alpha=share)
-        return self.engine.blended(own.unsqueeze(0), mix(weights, average.unsqueeze(0)), weights).squeeze(0)
+        average = average.unsqueeze(0)
+        return self.engine.blended(
+            own.unsqueeze(0), average if weights is None else mix(weights, average), weights
+        ).squeeze(0)
 
     def turn(self) -> None:
         """One more call: set kappa to what the schedule says for it."""
@@ -317,14 +318,16 @@ class ReciprocalCritics(torch.nn.Module):
         stacked = torch.stack([fitted(state, width) for state in states])
         engine, critics = self.reciprocal.engine, Critics(self.critics, self.sizes, rest)
         if engine.off:
-            return self.reciprocal.combined(critics.own(stacked))
+            engine.last = None
+            return critics.own(stacked)
         weights = engine.links(len(self.critics), stacked)
-        if engine.space.views:  # each at its own state of the moment, which is what it is asked first
-            own = critics.own(stacked)
+        own = critics.own(stacked)
+        if engine.space.views:  # each at its own state of the moment, which is what it has just been asked
             return self.reciprocal.combined(own, own[None, None], weights)
         near = [states.squeeze(0) for states in engine.space(stacked.unsqueeze(0))]
-        own, heard = critics.own_and_heard(stacked, near, listeners(engine.graph, weights))
-        return self.reciprocal.combined(own, heard, weights)
+        if engine.graph.identity:
+            return self.reciprocal.combined(own, torch.stack([critics.own(states) for states in near]), None)
+        return self.reciprocal.combined(own, critics.heard(near, listeners(engine.graph, weights)), weights)
 
     def _check(self, states: list[Tensor], rest: Sequence[Tensor | Sequence[Any]]) -> None:
         """Raise ``UserError`` for what does not fit the critics or each other."""

@@ -162,7 +162,7 @@ def transfer(
             if name in wanted and name in others:
                 fit = fitting(net, others[name], i, agents, init["agent"] is not None)
             if fit.what != "new":
-                copy(net, others[name], fit, p, member, net.place(i), others[name].place(origin))
+                copy(net, others[name], fit, p, member, i, origin)
                 whose = "all" if others[name].shared else source.spec.agents[origin]
             rows.append(Row(name, to, whose, fit.what, fit.details))
         if net.target is not None:
@@ -310,8 +310,8 @@ def _put(to: Tensor, source: Tensor, rows: Paired | None, columns: Paired | None
     above, aside = (list(range(size)) for size in to.shape[-2:])
     r, from_r = (above, above) if rows is None else (rows.here, rows.there)
     c, from_c = (aside, aside) if columns is None else (columns.here, columns.there)
-    row, from_row = torch.tensor(r)[:, None], torch.tensor(from_r)[:, None]
-    to[..., row, torch.tensor(c)] = source[..., from_row, torch.tensor(from_c)]
+    row, from_row, column, from_column = (torch.tensor(places, dtype=torch.int64) for places in (r, from_r, c, from_c))
+    to[..., row[:, None], column] = source[..., from_row[:, None], from_column]
 
 
 def ends(module: Stacked) -> tuple[str, str]:

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -69,7 +70,7 @@ def make(case):
     for key, value in {"hidden": (16, 12), **settings}.items():
         config = replace(config, key, value)
     learner = algorithm(spec, [config] * 2, [3, 4])
-    chance = torch.Generator().manual_seed(1)
+    chance = torch.Generator().manual_seed(3)
     for name, x in acting(networks(learner, spec)).module.named_parameters():
         x.data.copy_(torch.randn(x.shape, generator=chance) * (0.1 if "bias" in name else 0.4))
     return learner, spec
@@ -255,6 +256,14 @@ def test_the_script_has_every_input():
         'print(act.run(None, {"obs": numpy.zeros((1, 5), "float32"), "avail": numpy.ones((1, 2), bool), '
         '"memory": numpy.zeros((1, 16), "float32")}))'
     )
+
+
+def test_the_page_shows_the_same_scripts():
+    page = (Path(__file__).parent.parent / "docs/howto/export.md").read_text()
+    spec = EnvSpec("test/page", ("a",), (18,), (5,), True)
+    algorithm = registry.algorithm("dqn")
+    policy = policy_of(algorithm(spec, [algorithm.Config()], [0]), spec, 0, 0)
+    assert all(f"```python\n{script(policy, form)}```" in page for form in FORMATS.values())
 
 
 # ---- bad input ----------------------------------------------------------------------------------------------------

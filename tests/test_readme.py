@@ -42,6 +42,7 @@ def hollow(monkeypatch):
     for name in ("train", "resume"):
         monkeypatch.setattr(api, name, lambda *_, **__: Path("runs/x"))
     monkeypatch.setattr(api, "evaluate", lambda *_, **__: {"members": []})
+    monkeypatch.setattr("marl.export.export", lambda *_: SimpleNamespace(folder=Path("runs/x"), files=[], script=""))
     monkeypatch.setattr("marl.plot.plot", lambda *_, **__: SimpleNamespace(table=[], path=""))
     monkeypatch.setattr(cli, "_finish", lambda *_: None)
     monkeypatch.setattr(cli, "_member", lambda *_: 0)

@@ -143,7 +143,9 @@ class Team:
             for task, match in zip(tasks, self.matches, strict=True):
                 self.records.matched(task, match)
         self.begun, self.reached = True, [0] * len(self.groups)
-        borrow = [each for group in crew.ask_all("begin", turn, tasks, self.matches) for each in group]
+        borrow: list[bool] = []
+        for k in range(len(self.groups)):  # one after the other: the hub notes in which order replays were fetched
+            borrow += crew.ask([k], "begin", [crew.part(k, (turn, tasks, self.matches))])[0]
         for i, match in enumerate(self.matches or []):
             if match.learnt and not borrow[i]:
                 message = "%s: what was learnt of task %d is gone; agent_%d learns it anew"

@@ -45,6 +45,7 @@ class Lifelong:
         moments = self.tasks.steps(options.frames, options.copies) // options.copies
         if options.evals > moments:
             raise UserError(f"evals: expected {moments} or fewer, the steps of a copy in a round, got {options.evals}")
+        self.engine = engine(options)
         self.folder: Path | None = None
         rounds = options.rounds or len(options.tasks)
         self.plan = teams(options)
@@ -79,7 +80,7 @@ class Lifelong:
         ewc = 0.0 if name.endswith(FORGETFUL) else self.options.ewc
         plan = Plan(name, size_of(name, self.options), name.startswith(SHARED), ewc)
         folder = team_folder(self.folder, name)
-        return Team(self.options, self.seed, self.tasks, plan, folder, engine(self.options))
+        return Team(self.options, self.seed, self.tasks, plan, folder, self.engine)
 
     def _random(self) -> list[Row]:
         """A random policy on every task."""

@@ -89,6 +89,7 @@ class Fixed:
 
     Attributes:
         listens: ``listens[i][j]``: i hears j in one member or another; None: not known.
+        everybody: every agent is known to hear somebody.
     """
 
     def __init__(self, weights: Tensor) -> None:
@@ -97,11 +98,12 @@ class Fixed:
     def _set(self, weights: Tensor) -> None:
         self.weights = validated(weights)
         self.listens: list[list[bool]] | None = None
-        self.identity, self.hears_itself = False, True
+        self.identity, self.hears_itself, self.everybody = False, True, False
         if readable(self.weights):
             eye = torch.eye(self.weights.shape[-1]).to(self.weights)
             self.identity = torch.equal(self.weights, eye.expand_as(self.weights))
             self.hears_itself = bool(self.weights.diagonal(dim1=-2, dim2=-1).any())
+            self.everybody = bool((self.weights != 0).any(-1).all())
             self.listens = (self.weights != 0).any(0).tolist()
 
     def __call__(self) -> Tensor:

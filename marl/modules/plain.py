@@ -1,4 +1,4 @@
-"""How a plain list of critics is asked: one call for each critic, over all the states at which it must answer."""
+"""How a plain list of critics is asked: each at its own state, and at the adjacent states of those who hear it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Critics:
     """N critics ``critic(state, *rest) -> [B, *]`` and one batch of G states (N, or 1 joint) to ask them about.
 
     Args:
-        critics: N of them. A critic answers each row by itself, so that rows of several states may come in one call.
+        critics: N of them.
         sizes: how critic j reads agent i's state.
-        rest: each further argument, G entries. Where one is no tensor of B rows, each state is a call of its own.
+        rest: each further argument, G entries.
     """
 
     def __init__(
@@ -28,73 +28,51 @@ class Critics:
         self.critics, self.sizes, self.rest = critics, sizes, rest
         self.first: tuple[int, Tensor] | None = None  # the critic that answered first, and what
 
-    def ask(self, j: int, about: Sequence[tuple[int, Tensor]], groups: int) -> list[Tensor]:
-        """What critic j says ``[B, *]`` about each ``(i, state [B, D])``, without gradient."""
-        home, rows = j % groups, len(about[0][1])
-        calls = [
-            (self.sizes(state, i, home), *(_like(entries[i], entries[home]) for entries in self.rest))
-            for i, state in about
-        ]
-        if len(calls) > 1 and all(_in_rows(entry, rows) for call in calls for entry in call):
-            joined = [torch.cat(entries) for entries in zip(*calls, strict=True)]
-            return list(self._checked(j, self.critics[j](*joined), joined[0], rows).split(rows))
-        return [self._checked(j, self.critics[j](*call), call[0], rows) for call in calls]
-
-    def _checked(self, j: int, value: Any, state: Tensor, rows: int) -> Tensor:
-        """The answer, detached; raises ``UserError`` for one that is not as the others are."""
+    def ask(self, j: int, i: int, states: Tensor) -> Tensor:
+        """Critic j at state i of ``[G, B, D]``, without gradient: ``[B, *]``; i is 0 where all share one state."""
+        home = j % len(states)
+        entries = (_like(entries[i], entries[home]) for entries in self.rest)
+        value = self.critics[j](self.sizes(states[i], i, home), *entries)
         require_tensor(f"answer of critic {j}", value)
-        if value.device != state.device:
-            same_device({"states": state, f"answer of critic {j}": value})
-        if value.shape[:1] != state.shape[:1]:
-            raise UserError(
-                f"critic {j}: expected shape [{len(state)}, ...], a row for each state, got {list(value.shape)}"
-            )
+        if value.device != states.device:
+            same_device({"states": states, f"answer of critic {j}": value})
         answer: Tensor = value.detach()
-        k, model = self.first = self.first or (j, answer[:rows])
-        if answer.shape[1:] != model.shape[1:]:
-            expected = [len(state), *model.shape[1:]]
-            raise UserError(f"critic {j}: expected shape {expected} as critic {k} answered, got {list(answer.shape)}")
+        if self.first is None:
+            rows = states.shape[1]
+            if answer.shape[:1] != (rows,):
+                raise UserError(f"critic {j}: expected shape [{rows}, ...], a row a state, got {list(answer.shape)}")
+            self.first = j, answer
+        k, model = self.first
+        if answer.shape != model.shape:
+            raise UserError(
+                f"critic {j}: expected shape {list(model.shape)} as critic {k} answered, got {list(answer.shape)}"
+            )
         return answer
 
     def own(self, states: Tensor) -> Tensor:
         """Critic j at its own state of ``[G, B, D]``: ``[N, B, *]``."""
-        groups = len(states)
-        return torch.stack(
-            [self.ask(j, [(j % groups, states[j % groups])], groups)[0] for j in range(len(self.critics))]
-        )
+        return torch.stack([self.ask(j, j % len(states), states) for j in range(len(self.critics))])
 
-    def own_and_heard(
-        self, states: Tensor, near: Sequence[Tensor], listens: Sequence[Sequence[bool]] | None
-    ) -> tuple[Tensor, Tensor]:
-        """``[N, B, *]``, critic j at its own state, and ``[S, G, N, B, *]``, critic j at the adjacent states.
+    def heard(self, near: Sequence[Tensor], listens: Sequence[Sequence[bool]] | None) -> Tensor:
+        """Critic j at the adjacent states of i: ``[S, G, N, B, *]``, after ``own``.
 
         Args:
-            states: ``[G, B, D]``.
-            near: S times the same shape.
+            near: S times states ``[G, B, D]``.
             listens: ``listens[i][j]``: whether agent i hears critic j; what nobody hears is 0, not asked. None: all.
         """
-        agents, groups = range(len(self.critics)), len(states)
-        columns, own = [], []
-        for j in agents:
-            wanted = [
-                i
-                for i in range(groups)
-                if listens is None or any(listens[k][j] for k in (agents if groups == 1 else [i]))
-            ]
-            about = [(j % groups, states[j % groups]), *((i, adjacent[i]) for adjacent in near for i in wanted)]
-            mine, *others = self.ask(j, about, groups)
-            own.append(mine)
-            nothing, rest = torch.zeros_like(mine), iter(others)
-            columns.append(
-                torch.stack(
-                    [torch.stack([next(rest) if i in wanted else nothing for i in range(groups)]) for _ in near]
-                )
-            )
-        return torch.stack(own), torch.stack(columns, 2)
+        assert self.first is not None
+        nothing, agents, groups = torch.zeros_like(self.first[1]), range(len(self.critics)), len(near[0])
 
+        def wanted(i: int, j: int) -> bool:
+            return listens is None or any(listens[k][j] for k in (agents if groups == 1 else [i]))
 
-def _in_rows(entry: Any, rows: int) -> bool:
-    return isinstance(entry, Tensor) and entry.dim() in (1, 2) and len(entry) == rows
+        answers = [
+            self.ask(j, i, states) if wanted(i, j) else nothing
+            for states in near
+            for i in range(groups)
+            for j in agents
+        ]
+        return torch.stack(answers).unflatten(0, (len(near), groups, len(agents)))
 
 
 def _like(entry: Any, model: Any) -> Any:

@@ -72,19 +72,19 @@ def mix(weights: Tensor, peers: Tensor) -> Tensor:
         return torch.einsum("pij,pij...->pi...", weights.to(peers), peers)
 
 
-def blend(own: Tensor, others: Tensor, kappa: Tensor, weights: Tensor) -> Tensor:
+def blend(own: Tensor, others: Tensor, kappa: Tensor, weights: Tensor | None) -> Tensor:
     """(1 - kappa) own + kappa others; where kappa is 0 or a row of ``weights`` has no neighbours, own bit for bit.
 
     Args:
         own, others: ``[P, N, *]``.
         kappa: ``[P or 1, N or 1]``.
-        weights: ``[P or 1, N, N]``.
+        weights: ``[P or 1, N, N]``; None: every kappa is above 0 and every agent has neighbours.
     """
-    kappa = kappa.to(own.device)
-    active = (kappa > 0) & (weights.to(own.device) != 0).any(-1)
     shape = (-1, *[1] * (own.dim() - 2))
-    share = kappa.to(own).view(*kappa.shape[:1], *shape)
-    value = torch.lerp(own, others.to(own.dtype), share)
+    value = torch.lerp(own, others.to(own.dtype), kappa.to(own).view(*kappa.shape[:1], *shape))
+    if weights is None:
+        return value
+    active = (kappa.to(own.device) > 0) & (weights.to(own.device) != 0).any(-1)
     return torch.where(active.view(*active.shape[:1], *shape), value, own)
 
 
@@ -115,7 +115,7 @@ class Reciprocity:
             if not 0 <= kappa <= 1:
                 raise UserError(f"reciprocity.kappa: expected a number from 0 to 1, got {kappa}")
         self.kappa = torch.tensor(list(kappas), dtype=torch.float64).unsqueeze(-1)
-        self.off = not any(kappas)
+        self.off, self.all_on = not any(kappas), all(kappas)
 
     def set_graph(self, graph: Graph | Tensor | Callable[[], Tensor]) -> None:
         """Who listens to whom from now on. Weights given as a tensor are part of ``state_dict``."""
@@ -157,9 +157,10 @@ class Reciprocity:
             same_device({"the values": values, "graph": weights})
         return weights
 
-    def blended(self, own: Tensor, others: Tensor, weights: Tensor) -> Tensor:
+    def blended(self, own: Tensor, others: Tensor, weights: Tensor | None) -> Tensor:
         """``blend`` with the kappas, noted for ``gap`` (inside a vmap there is nothing that could be kept)."""
-        value = blend(own, others, self.kappa, weights)
+        everybody = self.all_on and isinstance(self.graph, Fixed) and self.graph.everybody
+        value = blend(own, others, self.kappa, None if everybody else weights)
         self.last = None if batched(value) else (own, value)
         return value
 

@@ -1,0 +1,219 @@
+"""The promises of reciprocity, checked on an integration of one's own: ``check_reciprocity(make_host)``.
+
+Needs torch and nothing of this project but ``marl.types``. A host is whatever computes bootstrap targets for a team; a
+few lines around it make it answer to ``Host``.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from marl.types import UserError
+
+__all__ = ["BrokenPromise", "Host", "MakeHost", "answering", "check_reciprocity"]
+
+KAPPA = 0.5
+
+
+class BrokenPromise(AssertionError):
+    """An integration does what reciprocity must not do, or the other way round; one line that says what."""
+
+
+class Host(Protocol):
+    """Somebody's learner of N agents, with one batch to learn from. Equal seeds make equal networks and equal batches.
+
+    It may have a method ``draw() -> Tensor`` as well: the next numbers of a random stream of its own. The global ones
+    of torch, NumPy and Python are looked at in any case.
+    """
+
+    def targets(self, terminated: bool) -> Tensor:
+        """The targets of the critics' loss as they enter it, ``[N, B]``: not detached for this check.
+
+        Args:
+            terminated: every transition of the batch ends its episode; otherwise none does.
+        """
+        ...
+
+    def answer(self, values: Sequence[float]) -> None:
+        """From now on target critic j answers ``values[j]``, whatever it is asked; see ``answering``."""
+        ...
+
+
+MakeHost = Callable[[float | None, int], Host]
+"""``make_host(kappa, seed)``; kappa None: the host as it was before reciprocity came into it."""
+
+
+def answering(critic: torch.nn.Module, value: float) -> None:
+    """Make a critic answer ``value`` in every number of what it returns, a tensor or a tuple of tensors."""
+
+    def instead(_: torch.nn.Module, __: Any, output: Any) -> Any:
+        if isinstance(output, Tensor):
+            return torch.full_like(output, value)
+        return type(output)(torch.full_like(part, value) for part in output)
+
+    critic.register_forward_hook(instead)
+
+
+def check_reciprocity(make_host: MakeHost, agents: int | None = None, seed: int = 0, tolerance: float = 1e-4) -> None:
+    """Raise ``BrokenPromise`` for the first promise that the integration does not keep.
+
+    1. Two hosts of one seed are alike (otherwise nothing else could be told).
+    2. With kappa = 0 the targets are those of the host without reciprocity, bit for bit, three times in a row.
+    3. With kappa = 0 neither the global random streams nor the host's own are touched more than without.
+    4. With kappa = .5 targets carry no gradient.
+    5. With kappa = .5 the targets are others: reciprocity is connected.
+    6. The mixing is row-stochastic: critics that agree leave the targets as they were, and a critic that answers more
+       lowers nobody's target. Where there are several agents, somebody's rises with another's critic.
+    7. A transition that ends its episode has no bootstrap: what critics answer does not reach its target.
+
+    Args:
+        make_host: see ``MakeHost``.
+        agents: N; None: the first size of the targets, which a mixing network would hide.
+        seed: of the hosts, and of the global streams as each is made.
+        tolerance: of 6, relative to the largest target.
+    """
+
+    def made(kappa: float | None, values: Sequence[float] | None = None) -> Host:
+        torch.manual_seed(seed)
+        random.seed(seed)
+        if "numpy" in sys.modules:
+            sys.modules["numpy"].random.seed(seed % 2**32)
+        host = make_host(kappa, seed)
+        if values is not None:
+            host.answer(values)
+        return host
+
+    saved = _streams()
+    try:
+        with torch.enable_grad():
+            found = len(_alike(made)) if agents is None else agents
+            _identity(made)
+            _streams_untouched(made)
+            _no_gradient(made)
+            _connected(made)
+            _row_stochastic(made, found, tolerance)
+            _terminal(made, found)
+    finally:
+        _restore(saved)
+
+
+Made = Callable[..., Host]
+
+
+def _alike(made: Made) -> Tensor:
+    for kappa in (KAPPA, None):
+        targets = made(kappa).targets(False)
+        if not isinstance(targets, Tensor):
+            raise UserError(f"targets: expected a torch.Tensor [N, B], got {type(targets).__name__}")
+        if not torch.equal(targets, made(kappa).targets(False)):
+            raise BrokenPromise(f"make_host({kappa}, seed) made two hosts of one seed whose targets differ")
+    return targets
+
+
+def _identity(made: Made) -> None:
+    plain, off = made(None), made(0.0)
+    for turn, terminated in enumerate((False, True, False), 1):
+        expected, got = plain.targets(terminated), off.targets(terminated)
+        if expected.shape != got.shape:
+            raise BrokenPromise(
+                f"kappa 0: targets have shape {list(got.shape)}, without reciprocity {list(expected.shape)}"
+            )
+        if not torch.equal(expected, got):
+            far = (expected - got).abs().max().item()
+            raise BrokenPromise(f"kappa 0: targets differ by {far:.3g} from those without reciprocity in turn {turn}")
+
+
+def _streams_untouched(made: Made) -> None:
+    after: list[tuple[Any, Any]] = []
+    for kappa in (None, 0.0):
+        host = made(kappa)
+        host.targets(False)
+        drawn = host.draw() if hasattr(host, "draw") else torch.zeros(0)
+        after.append((_streams(), drawn))
+    (plain, plain_drawn), (off, off_drawn) = after
+    for name in plain:
+        if not _same(plain[name], off[name]):
+            raise BrokenPromise(f"kappa 0: the random stream of {name} is not where it is without reciprocity")
+    if not torch.equal(plain_drawn, off_drawn):
+        raise BrokenPromise("kappa 0: the host's own random stream is not where it is without reciprocity")
+
+
+def _no_gradient(made: Made) -> None:
+    if made(KAPPA).targets(False).requires_grad:
+        raise BrokenPromise(f"kappa {KAPPA}: the targets carry a gradient, which the loss would send into the critics")
+
+
+def _connected(made: Made) -> None:
+    if torch.equal(made(KAPPA).targets(False), made(0.0).targets(False)):
+        raise BrokenPromise(f"kappa {KAPPA}: the targets are those of kappa 0, reciprocity is not connected")
+
+
+def _row_stochastic(made: Made, agents: int, tolerance: float) -> None:
+    def targets(kappa: float | None, values: Sequence[float]) -> Tensor:
+        return made(kappa, values).targets(False).detach()
+
+    for value in (0.0, 1.0, -10.0):
+        agreed = [value] * agents
+        plain, got = targets(None, agreed), targets(KAPPA, agreed)
+        far = (plain - got).abs().max().item()
+        if far > tolerance * max(1.0, plain.abs().max().item()):
+            raise BrokenPromise(
+                f"kappa {KAPPA}: all critics answer {value:g} and targets move by {far:.3g}; weights must sum to one"
+            )
+    nobody = targets(KAPPA, [0.0] * agents)
+    heard = agents == 1
+    for j in range(agents):
+        risen = targets(KAPPA, [float(k == j) for k in range(agents)]) - nobody
+        if risen.min().item() < -tolerance:
+            i = int(risen.flatten(1).amin(-1).argmin())
+            raise BrokenPromise(
+                f"kappa {KAPPA}: critic {j} answers 1 more and the target of agent {i} falls by {-risen.min():.3g}; "
+                "weights must not be negative"
+            )
+        others = [i for i in range(len(risen)) if i != j]
+        heard = heard or bool((risen[others] > tolerance).any())
+    if not heard:
+        raise BrokenPromise(f"kappa {KAPPA}: no agent's target rises with another agent's critic")
+
+
+def _terminal(made: Made, agents: int) -> None:
+    low, high = (made(KAPPA, [value] * agents).targets(True).detach() for value in (0.0, 1000.0))
+    far = (high - low).abs().max().item()
+    if far > 0:
+        raise BrokenPromise(
+            f"kappa {KAPPA}: critics that answer 1000 instead of 0 move the targets of transitions that end the "
+            f"episode by {far:.3g}; those have no bootstrap"
+        )
+
+
+def _streams() -> dict[str, Any]:
+    """Where the global random streams are."""
+    states: dict[str, Any] = {"torch": torch.get_rng_state(), "Python": random.getstate()}
+    if "numpy" in sys.modules:
+        states["NumPy"] = sys.modules["numpy"].random.get_state()
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        states["CUDA"] = torch.cuda.get_rng_state()
+    return states
+
+
+def _restore(states: dict[str, Any]) -> None:
+    torch.set_rng_state(states["torch"])
+    random.setstate(states["Python"])
+    if "NumPy" in states:
+        sys.modules["numpy"].random.set_state(states["NumPy"])
+    if "CUDA" in states:
+        torch.cuda.set_rng_state(states["CUDA"])
+
+
+def _same(one: Any, two: Any) -> bool:
+    """Equality of nested tuples whose leaves may be arrays or tensors."""
+    if isinstance(one, tuple):
+        return len(one) == len(two) and all(map(_same, one, two))
+    equal = one == two
+    return bool(equal.all()) if hasattr(equal, "all") else bool(equal)

@@ -1,0 +1,110 @@
+"""Runs that start from another run: what they say of it, that they resume bit for bit, and what is refused."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from run_tools import differences, refused
+
+import marl
+from marl import cli
+from marl.log import member_settings
+from marl.sources import origin, split
+
+SMALL = {"hidden": (16, 16), "batch_size": 8, "buffer_size": 200, "threads": 1, "eval_every": 0, "warmup": 10}
+
+
+@pytest.fixture
+def there(tmp_path, monkeypatch):
+    """``there``: a run of three agents and two members."""
+    monkeypatch.chdir(tmp_path)
+    marl.train("maddpg", "mpe/simple_spread_v3", run="there", steps=20, seeds=(0, 1), **SMALL)
+    return tmp_path / "there"
+
+
+def test_a_run_from_another_environment_says_what_became_of_each_network_and_resumes_bit_for_bit(there, capsys):
+    arguments = ["train", "maddpg", "mpe/simple_adversary_v3", "--init-from", "there", "--seeds", "1", "5", "7"]
+    small = [
+        "--hidden",
+        "16,16",
+        "--batch-size",
+        "8",
+        "--warmup",
+        "10",
+        "--threads",
+        "1",
+        "--eval-every",
+        "0",
+        "--quiet",
+    ]
+    capsys.readouterr()
+    assert cli.main([*arguments, *small, "--steps", "30", "--run", "whole"]) == 0
+    printed = capsys.readouterr().err.splitlines()
+    with (there.parent / "whole/init.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert [(row["to"], row["from"]) for row in table[:3]] == [
+        ("seed=1", "seed=1"),
+        ("seed=5", "seed=1"),
+        ("seed=7", "seed=0"),
+    ]
+    assert [(row["network"], row["to"], row["from"]) for row in table[3:6]] == [
+        ("actor", "adversary_0", "agent_2"), ("actor", "agent_0", "agent_0"), ("actor", "agent_1", "agent_1")
+    ]  # fmt: skip
+    assert len(printed) == len(table) + 1 and printed[0].split() == ["network", "to", "from", "what"]
+    assert printed[5].split(maxsplit=4) == list(table[4].values())
+
+    assert cli.main([*arguments, *small, "--steps", "15", "--run", "parted"]) == 0
+    there.rename(there.parent / "gone")  # a run that has begun needs its source no longer
+    assert cli.main(["resume", "parted", "--steps", "30", "--quiet"]) == 0
+    assert differences(there.parent / "whole", there.parent / "parted") == []
+
+
+def test_the_first_checkpoint_holds_the_weights_of_the_source(there):
+    start = marl.train("maddpg", "mpe/simple_spread_v3", init_from=there, seeds=(1, 3), run="here", steps=1, **SMALL)
+    obs = np.random.default_rng(0).normal(size=(3, 18))
+    teams = [marl.load(start, 0), marl.load(there, 1), marl.load(start, 1)]  # seed 3 is the second: from the second
+    actions = [torch.tensor(np.array(team.act(obs))) for team in teams]
+    assert torch.equal(actions[0], actions[1]) and torch.equal(actions[0], actions[2])
+    assert not torch.equal(actions[0], torch.tensor(np.array(marl.load(there, 0).act(obs))))
+    config = json.loads((start / "config.json").read_text())
+    assert config["init"]["members"]["seed=3"] == {"run": str(there), "member": 1, "name": "seed=1"}
+
+
+def test_curves_of_runs_with_another_start_are_not_pooled(there):
+    start = marl.train("maddpg", "mpe/simple_spread_v3", init_from=there, run="here", steps=1, **SMALL)
+    config = json.loads((start / "config.json").read_text())
+    assert member_settings(config, "seed=0")["init_from"] == str(there)
+
+
+def test_a_folder_with_a_colon_is_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a:b").mkdir()
+    assert [(str(folder), agent) for folder, agent in map(split, ("a:b", "a:b:agent_0", "a", "a:1"))] == [
+        ("a:b", None), ("a:b", "agent_0"), ("a", None), ("a", "1")
+    ]  # fmt: skip
+
+
+def test_bad_input_is_answered_with_one_line_and_no_folder(there, capsys):
+    team = ["train", "maddpg", "mpe/simple_spread_v3", "--run", "here"]
+    for arguments, answer in (
+        (["--init-from", "nowhere"], "nowhere holds no run: it has no config.json"),
+        (["--init-from", "there:agent_9"], "no agent 'agent_9' in the run to start from; did you mean 'agent_"),
+        (["--init-from", "there:3"], "no agent '3' in the run to start from; choose from agent_0, agent_1, agent_2"),
+        (
+            ["--init-from", "there", "--init-networks", "actr"],
+            "init_networks: no network 'actr'; did you mean 'actor'?",
+        ),
+        (["--init-networks", "actor"], "init_networks: of which run? init_from names none"),
+    ):
+        assert refused(capsys, *team, *arguments).startswith(answer)
+    (there / "checkpoints").rename(there / "elsewhere")
+    assert refused(capsys, *team, "--init-from", "there") == "there has no checkpoint to start from"
+    assert not (there.parent / "here").exists()
+
+
+def test_the_origin_names_each_member_whatever_part_of_the_run_trains_it(there):
+    found = origin("there:agent_1", ["seed=1", "seed=9", "seed=0"], ["actor"])
+    assert (found["agent"], found["networks"]) == (1, ["actor"])
+    assert [entry["name"] for entry in found["members"].values()] == ["seed=1", "seed=1", "seed=0"]
