@@ -16,12 +16,16 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from benchmarks import ours, rivals, rivals_benchmarl, rivals_jaxmarl, rivals_torchrl
+from benchmarks import ours, plain, rivals, rivals_benchmarl, rivals_jaxmarl, rivals_torchrl
 from benchmarks.duels import Duel, Row, main
 from benchmarks.pair import Setup
 
 SPREAD, HOPPER = "mpe/simple_spread_v3", "mujoco/Hopper-v5"
 WITH, WITHOUT = {"reciprocity.kappa": 0.5}, {"reciprocity.kappa": 0.0}
+
+
+def in_a_plain_loop(**reciprocity: Any) -> Duel:
+    return Duel((plain.updates, reciprocity), (plain.updates, {}), "update", 1.15, cost=True)
 
 
 def training(**settings: Any) -> tuple[Setup, Mapping[str, Any]]:
@@ -73,6 +77,10 @@ DUELS: dict[str, Duel] = {
         1.15,
         cost=True,
     ),
+    "reciprocity, plain loop, complete : without": in_a_plain_loop(kappa=0.5),
+    "reciprocity, plain loop, one neighbour : without": in_a_plain_loop(kappa=0.5, graph="nearest", neighbours=1),
+    "reciprocity, plain loop, self : without": in_a_plain_loop(kappa=0.5, graph="self"),
+    "reciprocity, plain loop, kappa 0 : without": in_a_plain_loop(kappa=0.0),
     "population of 8, maddpg on spread : of 1": Duel(
         training(algorithm="maddpg", environment=SPREAD, members=8),
         training(algorithm="maddpg", environment=SPREAD, members=1),

@@ -68,7 +68,7 @@ def lifelong(arguments: Sequence[str]) -> None:
     parser = _parser("lifelong", [("TASKS", "environments with equal spaces, commas between them")], LIFELONG_HELP)
     kind = experiment("lifelong").Options
     defaults = {setting.name: cfg.get(kind(), setting.name) for setting in cfg.settings(kind)}
-    add_settings(parser, "lifelong agents", kind, defaults, without=["tasks", "env", "workers"])
+    add_settings(parser, "lifelong agents", kind, defaults, without=["tasks", "env", "workers"], sweeps=False)
     asks = bool({"-h", "--help"} & {*arguments})
     if not arguments or arguments[0].startswith("-"):
         if not asks:
@@ -76,7 +76,7 @@ def lifelong(arguments: Sequence[str]) -> None:
         parser.print_help()
         return
     tasks = tuple(word for word in arguments[0].split(",") if word)
-    env, rest = _task_options(parser, tasks, ["--isolated=yes" if word == "--isolated" else word for word in arguments])
+    env, rest = _task_options(parser, tasks, _with_yes(arguments, ("--isolated", "--without-ewc")))
     if asks:
         parser.print_help()
         return
@@ -86,6 +86,12 @@ def lifelong(arguments: Sequence[str]) -> None:
     if (engine := given.get("engine", "local")) != "local":  # a resumed run has as many, wherever it goes on
         own["workers"] = given.pop("workers") or (cores() if engine == "processes" else None)
     _start("lifelong", "lifelong", given | {"name": None, "tasks": tasks, "env": env}, arguments, own)
+
+
+def _with_yes(words: Sequence[str], flags: Sequence[str]) -> list[str]:
+    """The words, with ``yes`` behind each of these flags that has no value."""
+    bare = [word in flags and follower.startswith("-") for word, follower in zip(words, [*words[1:], "-"], strict=True)]
+    return [f"{word}=yes" if alone else word for word, alone in zip(words, bare, strict=True)]
 
 
 def _task_options(parser: Parser, tasks: Sequence[str], words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
@@ -115,7 +121,8 @@ def _start(
 
     made_from = {"format": FORMAT, "experiment": name, "options": cfg.to_json(options), "seeds": seeds}
     made_from |= {"command": shlex.join(["marl", command, *arguments]), "versions": versions()}
-    resume(_make(folder, command, name, made_from), workers, not quiet, as_json)
+    label = name if command == "classic" else options.tasks[0].partition("/")[0]
+    resume(_make(folder, command, label, made_from), workers, not quiet, as_json)
 
 
 def _make(folder: Path | None, command: str, name: str, config: dict[str, Any]) -> Path:
@@ -194,7 +201,7 @@ def _without_name(arguments: Sequence[str]) -> None:
 def _parser(command: str, positional: Sequence[tuple[str, str]], text: str) -> Parser:
     """The options that every experiment has."""
     parser = make_parser(command, text, positional)
-    where = f"runs/{command}-NAME-TIME" if command == "classic" else f"runs/{command}-TIME"
+    where = f"runs/{command}-{'NAME' if command == 'classic' else 'FAMILY'}-TIME"
     parser.add_argument("--run", type=Path, metavar="FOLDER", help=f"Folder to make. Default: {where}.")
     parser.add_argument(
         "--seeds",
@@ -216,7 +223,8 @@ def add_workers(parser: Parser) -> None:
         "--workers",
         type=_workers,
         metavar="N",
-        help="Processes that run the seeds of an experiment, one each. Default: one for each core.",
+        help="Processes that run the seeds of an experiment, one each; of marl lifelong with engines but local: "
+        "workers that share the agents. Default: one for each core.",
     )
 
 

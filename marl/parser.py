@@ -54,10 +54,16 @@ def make_parser(command: str, description: str, positional: Sequence[tuple[str, 
 
 
 def add_settings(
-    parser: Parser, title: str, config: type, values: Mapping[str, Any], prefix: str = "", without: Sequence[str] = ()
+    parser: Parser,
+    title: str,
+    config: type,
+    values: Mapping[str, Any],
+    prefix: str = "",
+    without: Sequence[str] = (),
+    sweeps: bool = True,
 ) -> None:
     """One option for each leaf of a configuration class, but for those in ``without``, in a group of the help page;
-    ``values`` are other defaults."""
+    ``values`` are other defaults, ``sweeps`` says whether the command has ``--sweep``."""
     group = parser.add_argument_group(title)
     for setting in cfg.settings(config):
         if setting.name in without:
@@ -66,7 +72,7 @@ def add_settings(
         default = values.get(setting.name, setting.default)
         default = ",".join(map(str, default)) if isinstance(default, tuple) else default
         default = "none" if default is None else default
-        note = f"{setting.help} Default: {default}." + (" May be swept." if setting.sweep else "")
+        note = f"{setting.help} Default: {default}." + (" May be swept." if setting.sweep and sweeps else "")
         group.add_argument(
             "--" + name.replace("_", "-"),
             dest=name,

@@ -166,14 +166,10 @@ class Reciprocal(torch.nn.Module):
             config: Any = {"adjacency": adjacency, "rho": tuple(rho), "count": count, "sigma": sigma, "metric": metric}
             adjacency = make_space(ReciprocityConfig(**config), streams, mask)
         if isinstance(graph, str):
-            self.engine = Reciprocity([self.kappa], adjacency, make_graph(graph, agents, neighbours, streams))
-        else:
-            links = graph if callable(graph) else validated(graph)
-            if isinstance(links, Tensor) and links.shape != (1, agents, agents):
-                raise UserError(
-                    f"graph: expected shape {[agents, agents]} for {agents} critics, got {list(links.shape)}"
-                )
-            self.engine = Reciprocity([self.kappa], adjacency, links)
+            graph = make_graph(graph, agents, neighbours, streams)
+        elif not callable(graph) and validated(graph).shape != (1, agents, agents):
+            raise UserError(f"graph: expected shape {[agents, agents]} for {agents} critics, got {list(graph.shape)}")
+        self.engine = Reciprocity([self.kappa], adjacency, graph)
 
     @property
     def kappa(self) -> float:

@@ -208,6 +208,38 @@ def test_the_program_on_the_documentation_page_runs_and_learns():
     assert sum(losses[-20:]) < 0.5 * sum(losses[:20])
 
 
+ROOT = Path(__file__).parent.parent
+
+
+def run(program: str) -> dict:
+    names: dict = {"__name__": "page"}
+    with torch.random.fork_rng():
+        exec(program, names)
+    return names
+
+
+@pytest.mark.parametrize(
+    "program", re.findall(r"```python\n(.*?)```", (ROOT / "docs/howto/plug-in.md").read_text(), flags=re.DOTALL)
+)
+def test_the_programs_on_the_how_to_page_run(program):
+    run(program)
+
+
+def test_the_loop_in_the_readme_learns_with_kappa_and_trains_to_the_same_bits_without():
+    (program,) = re.findall(r"```python\n(import torch\n.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    with_line, without_line = "value = reciprocal(next_state)", "value = torch.stack("
+    (plain,) = [line.removeprefix("    # ") for line in program.splitlines() if f"# {without_line}" in line]
+    assert len(program.splitlines()) <= 22 and with_line in program
+
+    def weights(program: str) -> torch.Tensor:
+        return torch.cat([p.flatten() for q in run(program)["critics"] for p in q.parameters()])
+
+    before = weights(program.replace(with_line, plain))
+    assert torch.equal(weights(program.replace("kappa=0.5", "kappa=0.0")), before)
+    assert not torch.equal(weights(program), before)
+    assert run(program)["loss"] < 0.5 * run(program.replace("range(200)", "range(1)"))["loss"]
+
+
 def test_importing_needs_torch_and_six_small_modules_and_less_than_half_a_second_beyond_it():
     code = (
         "import sys, time, json, torch; before = set(sys.modules); start = time.process_time();"

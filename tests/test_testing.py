@@ -212,7 +212,7 @@ def test_targets_that_are_no_tensor_are_refused():
         def targets(self, terminated):
             return super().targets(terminated).tolist()
 
-    with pytest.raises(UserError, match="targets: expected a torch.Tensor"):
+    with pytest.raises(UserError, match=r"targets: expected a torch\.Tensor"):
         check_reciprocity(Lists)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -19,10 +20,12 @@ from marl.lifelong.options import LifelongOptions
 from marl.lifelong.picture import draw
 from marl.lifelong.play import random_return
 from marl.lifelong.records import task_series
-from marl.lifelong.simnet import check_frames
+from marl.lifelong.simnet import FRAMES, check_frames
 from marl.lifelong.tasks import Tasks
 from marl.lifelong.weights import team_folder
 from marl.types import State, UserError
+
+log = logging.getLogger("marl")
 
 RANDOM_EPISODES = 4
 """Times ``eval_episodes``, for the random policy."""
@@ -122,6 +125,10 @@ def check(options: LifelongOptions) -> None:
         raise UserError("without_ewc: there is nothing to compare with where ewc is 0")
     if options.identify == "simnet" and not options.isolated:
         check_frames("identify_steps", options.identify_steps)
+        if options.identify_steps != FRAMES and options.threshold is None:
+            log.warning(
+                "identify_steps %d: the threshold is made for %d; give --threshold", options.identify_steps, FRAMES
+            )
     if options.engine != "ray" and options.address is not None:
         raise UserError(f"address {options.address}: expected --engine ray with it")
 

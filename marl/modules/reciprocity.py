@@ -154,7 +154,7 @@ class Reciprocity:
         if weights.shape[-1] != agents:
             raise UserError(f"graph: weights for {weights.shape[-1]} agents arrived, but there are {agents} critics")
         if self.foreign:
-            same_device({"the values": values, "graph": weights})
+            same_device({"the batch": values, "graph": weights})
         return weights
 
     def blended(self, own: Tensor, others: Tensor, weights: Tensor | None) -> Tensor:

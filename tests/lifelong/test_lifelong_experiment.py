@@ -6,12 +6,12 @@ import json
 import numpy as np
 import pytest
 
-from marl import cli
+from marl import classic_cli, cli
 from marl.algos.dqn import DQNConfig
 from marl.classic.experiments import EXPERIMENTS, experiment
 from marl.classic.runner import run_seed
 from marl.lifelong import agent
-from marl.lifelong.experiment import Lifelong, teams
+from marl.lifelong.experiment import Lifelong, check, teams
 from marl.lifelong.options import LifelongOptions
 
 TINY = LifelongOptions(
@@ -156,3 +156,19 @@ def test_lifelong_is_found_but_is_no_experiment_of_marl_classic(capsys):
     assert experiment("lifelong") is Lifelong and "lifelong" not in EXPERIMENTS
     assert cli.main(["classic", "lifelong"]) == 2
     assert "marl lifelong --help" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words, isolated", [(["--isolated"], True), (["--isolated", "yes"], True), (["--isolated", "no"], False), ([], False)]
+)
+def test_a_flag_may_have_a_value_or_stand_alone(words, isolated, monkeypatch, tmp_path):
+    made = {}
+    monkeypatch.setattr(classic_cli, "_make", lambda folder, command, name, config: made.update(config) or tmp_path)
+    monkeypatch.setattr(classic_cli, "resume", lambda *_: None)
+    assert cli.main(["lifelong", "small/catch", *words, "--without-ewc", "--agents", "2"]) == 0
+    assert made["options"]["isolated"] is isolated and made["options"]["without_ewc"] is True
+
+
+def test_other_steps_of_identification_without_a_threshold_are_said(caplog):
+    check(dataclasses.replace(TINY, identify="simnet", identify_steps=2000))
+    assert "give --threshold" in caplog.text
