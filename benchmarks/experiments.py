@@ -39,7 +39,7 @@ ROWS = {
     ),
     "classic-subsample-frozen": "classic subsample-demand",
     "classic-subsample-queue": "classic subsample-queue",
-    **{f"lifelong-{n}": f"{SMALL} --identify told --agents {n}" for n in (1, 3, 5, 10)},
+    **{f"lifelong-{n}": f"{SMALL} --identify told --agents {n}" for n in (3, 5, 10)},
     "lifelong-ewc": f"{SMALL} --identify told --isolated --agents 1 --rehearse 0 --ewc 10 --without-ewc yes",
     "lifelong-simnet": f"{SMALL} --agents 3 --frames 40000",
     "lifelong-atari": f"{ATARI} --agents 3",

@@ -49,7 +49,8 @@ def main(frames: int = 8_000, identify_steps: int = 10_000) -> dict[str, float]:
 def _round(agent: Shard, match: Match) -> float:
     """Learn or borrow; the return on the game in the end."""
     (borrows,) = agent.begin(0, [0], [match])
-    print(f"{agent.names[0]}: {'a new game' if match.new else f'game {match.task}, {match.distance:.2f} away'};", end=" ")
+    known = "a new game" if match.new else f"game {match.task}, {match.distance:.2f} away"
+    print(f"{agent.names[0]}: {known};", end=" ")
     print("replays what is known of it" if borrows else "learns it by playing")
     done = 0
     while done < agent.steps:

@@ -88,7 +88,7 @@ def train(arguments: Sequence[str]) -> None:
     env = {k.removeprefix("env."): given.pop(k) for k in list(given) if k.startswith("env.")} | free
     sweep = dict(_sweep(algorithm.Config, text) for text in given.pop("sweep"))
     folder, seeds, as_json, quiet = given.pop("run"), given.pop("seeds"), given.pop("json"), given.pop("quiet")
-    init = {name: given.pop(name) for name in ("init_from", "init_networks")}
+    init = {name: value for name in ("init_from", "init_networks") if (value := given.pop(name))}
     settings = {name: value for name, value in given.items() if name not in ("algo", "env", "preset")}
     run = {"algorithm": names[0], "environment": names[1], "seeds": seeds or [0], "sweep": sweep, "env": env} | settings
     run = preset.arguments(seeds, sweep, env, **settings) if preset else run

@@ -231,13 +231,19 @@ def test_the_loop_in_the_readme_learns_with_kappa_and_trains_to_the_same_bits_wi
     (plain,) = [line.removeprefix("    # ") for line in program.splitlines() if f"# {without_line}" in line]
     assert len(program.splitlines()) <= 22 and with_line in program
 
-    def weights(program: str) -> torch.Tensor:
-        return torch.cat([p.flatten() for q in run(program)["critics"] for p in q.parameters()])
+    def critics(program: str) -> list:
+        return run(program)["critics"]
 
-    before = weights(program.replace(with_line, plain))
-    assert torch.equal(weights(program.replace("kappa=0.5", "kappa=0.0")), before)
-    assert not torch.equal(weights(program), before)
-    assert run(program)["loss"] < 0.5 * run(program.replace("range(200)", "range(1)"))["loss"]
+    def weights(critics: list) -> torch.Tensor:
+        return torch.cat([p.flatten() for q in critics for p in q.parameters()])
+
+    before, learnt = weights(critics(program.replace(with_line, plain))), critics(program)
+    assert torch.equal(weights(critics(program.replace("kappa=0.5", "kappa=0.0"))), before)
+    assert not torch.equal(weights(learnt), before)
+    states = torch.randn(256, 4, generator=torch.Generator().manual_seed(0))
+    for q in learnt:  # the reward is the sum of the state, and what follows does not depend on the state
+        seen = torch.stack([q(states).detach()[:, 0], states.sum(-1)])
+        assert torch.corrcoef(seen)[0, 1] > 0.95
 
 
 def test_importing_needs_torch_and_six_small_modules_and_less_than_half_a_second_beyond_it():

@@ -159,7 +159,8 @@ def test_lifelong_is_found_but_is_no_experiment_of_marl_classic(capsys):
 
 
 @pytest.mark.parametrize(
-    "words, isolated", [(["--isolated"], True), (["--isolated", "yes"], True), (["--isolated", "no"], False), ([], False)]
+    "words, isolated",
+    [(["--isolated"], True), (["--isolated", "yes"], True), (["--isolated", "no"], False), ([], False)],
 )
 def test_a_flag_may_have_a_value_or_stand_alone(words, isolated, monkeypatch, tmp_path):
     made = {}
