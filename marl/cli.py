@@ -264,7 +264,7 @@ def list_(arguments: Sequence[str]) -> None:
         return
     for kind, names in found.items():
         print(f"{kind}:", *names, sep="\n  ")
-    print("experiments: marl classic --list")
+    print("experiments: marl classic --list; lifelong agents: marl lifelong --help")
     print("also: gym/ANY-GYMNASIUM-ID, pettingzoo/ANY.PARALLEL.MODULE, mujoco/ANY-MUJOCO-ID")
 
 
