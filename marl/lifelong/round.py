@@ -71,8 +71,8 @@ class Round:
         self.players = [i for i in range(len(tasks)) if i not in borrowed]
         self.lent, self.past, self.rehearsed = dict(borrowed), past, int(config.batch_size * options.rehearse)
         self.borrowed = {i: restored(lent.transitions, config, spec, seeds[i]) for i, lent in borrowed.items()}
-        self.teachers = _stacked([lent.network for lent in borrowed.values()], config, spec)
-        self.distils = options.borrow == "distil"
+        taught = [lent.network for lent in borrowed.values()] if options.borrow == "distil" else []
+        self.teachers = _stacked(taught, config, spec)
         own = [seeds[i] for i in self.players]
         self.warmup = Streams(own, "warmup")
         self.schedule, self.batch_size = Schedule(config.warmup, config.update_every), config.batch_size
@@ -126,7 +126,7 @@ class Round:
 
     def _lesson(self, batch: Batch) -> Tensor | None:
         """Their lenders' values for those who borrow, NaN for all others, ``[N, 1, B, A]``; None if there are none."""
-        if self.teachers is None or not self.distils:
+        if self.teachers is None:
             return None
         who = list(self.borrowed)
         lesson = torch.full((*batch.action.shape, self.spec.action_size), torch.nan)

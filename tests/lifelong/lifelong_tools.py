@@ -1,9 +1,10 @@
-"""A finished lifelong run whose numbers are made up, so that a reader knows what is to come of them."""
+"""Options of a run of two games in small; and a finished run whose numbers are made up, for a reader to know them."""
 
 import dataclasses
 
 import numpy as np
 
+from marl.algos.dqn import DQNConfig
 from marl.classic.experiments.base import Row
 from marl.classic.results import FORMAT, SeedLog, merge
 from marl.config import to_json
@@ -11,6 +12,20 @@ from marl.lifelong.findings import METRICS, RANDOM, size_of, teams
 from marl.lifelong.options import LifelongOptions
 from marl.lifelong.records import agent_series, task_series
 from marl.runfolder import write_config
+
+TINY = LifelongOptions(
+    tasks=("small/catch", "small/gather"),
+    agents=2,
+    frames=96,
+    copies=4,
+    identify="told",
+    ewc_samples=4,
+    evals=2,
+    eval_episodes=2,
+    dqn=DQNConfig(hidden=(8,), warmup=40, batch_size=8),
+    env={"max_steps": 8},
+)
+"""A round is 24 steps of 4 copies. Updates come at 44, 48, ..., 96 steps: 14."""
 
 OPTIONS = LifelongOptions(tasks=("small/catch", "small/gather"), agents=2, frames=1000, evals=2)
 

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import shutil
 
+import lifelong_tools
 import pytest
 import torch
 
@@ -14,7 +15,6 @@ from marl.envs import make_env
 from marl.lifelong import agent, shard
 from marl.lifelong.agent import Plan, Team
 from marl.lifelong.experience import extract, restored
-from marl.lifelong.options import LifelongOptions
 from marl.lifelong.round import Lent, Round
 from marl.lifelong.tasks import Tasks
 from marl.replay import Replay
@@ -22,18 +22,7 @@ from marl.streams import derive
 from marl.types import Acted
 
 DQN = DQNConfig(hidden=(8,), conv="small", warmup=40, batch_size=8, buffer_size=200)
-TINY = LifelongOptions(
-    tasks=("small/catch", "small/gather"),
-    agents=2,
-    frames=96,  # 24 steps of 4 copies; updates at 44, 48, ..., 96: 14
-    copies=4,
-    identify="told",
-    ewc_samples=4,
-    evals=2,
-    eval_episodes=2,
-    dqn=DQN,
-    env={"max_steps": 8},
-)
+TINY = dataclasses.replace(lifelong_tools.TINY, dqn=DQN)
 FRAMES, UPDATES = 96, 14
 
 

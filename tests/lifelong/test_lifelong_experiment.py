@@ -5,27 +5,14 @@ import json
 
 import numpy as np
 import pytest
+from lifelong_tools import TINY
 
 from marl import classic_cli, cli
-from marl.algos.dqn import DQNConfig
 from marl.classic.experiments import EXPERIMENTS, experiment
 from marl.classic.runner import run_seed
 from marl.lifelong import agent
 from marl.lifelong.experiment import Lifelong, check, teams
-from marl.lifelong.options import LifelongOptions
 
-TINY = LifelongOptions(
-    tasks=("small/catch", "small/gather"),
-    agents=2,
-    frames=96,
-    copies=4,
-    identify="told",
-    ewc_samples=4,
-    evals=2,
-    eval_episodes=2,
-    dqn=DQNConfig(hidden=(8,), warmup=40, batch_size=8),
-    env={"max_steps": 8},
-)
 ARGUMENTS = {
     "agents": 2,
     "frames": 96,

@@ -5,30 +5,18 @@ import pickle
 
 import pytest
 import torch
+from lifelong_tools import TINY
 
-from marl.algos.dqn import DQNConfig
 from marl.checkpoint import flatten
 from marl.engines import Gone
 from marl.engines.local import LocalEngine
 from marl.lifelong import agent
 from marl.lifelong.agent import Plan, Team
-from marl.lifelong.options import LifelongOptions
 from marl.lifelong.shard import Shard
 from marl.lifelong.tasks import Tasks
 from marl.types import UserError
 
-TINY = LifelongOptions(
-    tasks=("small/catch", "small/gather"),
-    agents=3,
-    frames=96,
-    copies=4,
-    identify="told",
-    ewc_samples=4,
-    evals=2,
-    eval_episodes=2,
-    dqn=DQNConfig(hidden=(8,), warmup=40, batch_size=8),
-    env={"max_steps": 8},
-)
+THREE = dataclasses.replace(TINY, agents=3)
 STEPS = 96
 ORDERS = [[0, 1, 0], [1, 0, 1], [0, 1, 1]]
 
@@ -77,7 +65,7 @@ class Perilous(LocalEngine):
         return Perishable(self, kind, arguments)
 
 
-def team(folder, engine, options=TINY, workers=2):
+def team(folder, engine, options=THREE, workers=2):
     options = dataclasses.replace(options, workers=workers)
     made = Team(options, 5, Tasks.of(options.tasks, options.env), Plan("team", 3, True, 10.0), folder / "team", engine)
     made.sequence.table = torch.tensor(ORDERS).T.contiguous()
