@@ -24,11 +24,16 @@ GAMES, STEPS, TIMES = ("Krull", "Alien", "Kangaroo", "Frostbite"), 25_000, 4.0
 """As many steps as the 100 000 frames of a task."""
 
 
-def rival(copies: int) -> Duel:
-    """One agent against stable-baselines3's DQN, whose settings ``AtariTerms`` makes equal."""
+def rival(copies: int, ours: int = 0, theirs: int = 0) -> Duel:
+    """One agent against stable-baselines3's DQN, whose settings ``AtariTerms`` makes equal; with how many processes."""
     terms = {"copies": copies}
-    ours = (ours_lifelong.atari_frames, terms)
-    return Duel(ours, (rivals_lifelong.sb3_frames, terms), "frames", 1.5, venv="sb3")
+    return Duel(
+        (ours_lifelong.atari_frames, {**terms, "workers": ours}),
+        (rivals_lifelong.sb3_frames, {**terms, "workers": theirs}),
+        "frames",
+        1.5,
+        venv="sb3",
+    )
 
 
 def stacked(copies: int, emulator: bool) -> Duel:
@@ -46,6 +51,8 @@ def stacked(copies: int, emulator: bool) -> Duel:
 DUELS = {
     "atari ram, one copy : stable-baselines3's DQN": rival(1),
     "atari ram, 8 copies : stable-baselines3's DQN": rival(8),
+    "atari ram, 8 copies in 2 processes : stable-baselines3's DQN": rival(8, ours=2),
+    "atari ram, 8 copies in 2 processes : stable-baselines3's DQN, 8 processes": rival(8, ours=2, theirs=8),
     "8 agents, one copy each : one agent": stacked(1, emulator=False),
     "8 agents, 8 copies each : one agent": stacked(8, emulator=False),
     "8 agents, one copy each, emulator included : one agent": stacked(1, emulator=True),

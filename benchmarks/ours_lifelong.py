@@ -49,7 +49,7 @@ def atari_frames(**settings: Any) -> Work:
         epsilon_decay=1.0,
         max_grad_norm=terms.max_grad_norm,
     )
-    now, learner = learning([f"atari/{terms.game}-ram"], config, terms.copies, options)
+    now, learner = learning([f"atari/{terms.game}-ram"], config, terms.copies, options, terms.workers)
 
     def work() -> float:
         before = now.done
@@ -83,13 +83,15 @@ def atari_steps(agents: int, copies: int, emulator: bool) -> Work:
     return work
 
 
-def learning(tasks: Sequence[str], config: DQNConfig, copies: int, env: dict[str, Any]) -> tuple[Round, DQN]:
+def learning(
+    tasks: Sequence[str], config: DQNConfig, copies: int, env: dict[str, Any], workers: int = 0
+) -> tuple[Round, DQN]:
     """A round whose warm-up is over twice, one task for each agent, and its learner."""
     keep_memory()  # as `marl lifelong` does
     known = Tasks.of(list(dict.fromkeys(tasks)), env)
     seeds = list(range(len(tasks)))
     learner = DQN(known.spec, [config] * len(tasks), seeds)
-    options = LifelongOptions(tasks=known.names, frames=10**9, copies=copies, dqn=config)
+    options = LifelongOptions(tasks=known.names, frames=10**9, copies=copies, env_workers=workers, dqn=config)
     now = Round(tasks, seeds, [0] * len(tasks), {}, [[] for _ in tasks], known, options)
     while now.done < 2 * config.warmup:
         now.advance(learner)
@@ -105,7 +107,10 @@ class Again:
         actions = torch.randint(self.spec.action_size, (64, agents, 1, now.copies))
         self.steps = itertools.cycle([now.env.step(action) for action in actions])
 
-    def step(self, action: torch.Tensor) -> Step:
+    def step_async(self, action: torch.Tensor) -> None:
+        pass
+
+    def step_wait(self) -> Step:
         return next(self.steps)
 
 

@@ -53,7 +53,8 @@ class Side:
     def __init__(self, setup: Setup, threads: int, arguments: Mapping[str, object]) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, setup, threads, dict(arguments)), daemon=True)
+        # no daemon: a side may start processes
+        self.process = context.Process(target=_serve, args=(theirs, setup, threads, dict(arguments)))
         self.process.start()
         theirs.close()
         self._answer()

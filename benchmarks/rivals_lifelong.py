@@ -13,6 +13,8 @@ from benchmarks.terms import AtariTerms
 def sb3_frames(**settings: Any) -> Work:
     """Frames of the game, learning included, of stable-baselines3's DQN; what is equal, ``AtariTerms`` says.
 
+    With ``workers`` every copy has a process of its own, which is how the rival does it.
+
     In its favour: no ``Monitor`` and no log, observations are stored as bytes and not divided by 255, Adam is torch's
     fused one, exploring copies act at random without asking the network, and with several copies it learns in longer
     bouts.
@@ -22,13 +24,13 @@ def sb3_frames(**settings: Any) -> Work:
     from stable_baselines3 import DQN
     from stable_baselines3.common.atari_wrappers import ClipRewardEnv, NoopResetEnv
     from stable_baselines3.common.logger import Logger
-    from stable_baselines3.common.vec_env import DummyVecEnv
+    from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
     terms = AtariTerms(**settings)
-    gymnasium.register_envs(ale_py)
-    ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
 
     def game() -> gymnasium.Env[Any, Any]:
+        gymnasium.register_envs(ale_py)  # perhaps in a process of its own
+        ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
         env = gymnasium.make(
             f"ALE/{terms.game}-v5",
             obs_type="ram",
@@ -38,7 +40,7 @@ def sb3_frames(**settings: Any) -> Work:
         )
         return ClipRewardEnv(NoopResetEnv(env, noop_max=terms.noop_max // terms.frame_skip))  # its idle steps are whole
 
-    env = DummyVecEnv([game] * terms.copies)
+    env = (SubprocVecEnv if terms.workers else DummyVecEnv)([game] * terms.copies)
     model = DQN(
         "MlpPolicy",
         env,

@@ -88,6 +88,7 @@ class AtariTerms:
     Attributes:
         game: ale-py's name of it.
         copies: of the game, each with all 18 actions; an episode ends with the game, and rewards are cut to [-1, 1].
+        workers: processes that play the copies, on our side; the rival has one for each copy, or none.
         frame_skip: frames that an action lasts.
         noop_max: idle frames that begin an episode, at most.
         sticky: at each frame, the chance that the last action goes on.
@@ -103,6 +104,7 @@ class AtariTerms:
 
     game: str = "Krull"
     copies: int = 1
+    workers: int = 0
     frame_skip: int = 4
     noop_max: int = 30
     sticky: float = 0.0

@@ -124,7 +124,7 @@ class _Worker:
     def __init__(self, job: tuple[Any, ...], seed: int) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, there = context.Pipe()
-        self.process = context.Process(target=_serve, args=(there, *job), daemon=True)
+        self.process = context.Process(target=_serve, args=(there, *job))  # no daemon: those may not start processes
         with quiet_start():
             self.process.start()
         there.close()  # so that the end of the process is the end of the pipe

@@ -168,6 +168,15 @@ class VectorEnv(ABC):
                 ``[P, N, E]`` int64.
         """
 
+    def step_async(self, action: Tensor) -> None:
+        """Ask for a step, which ``step_wait`` answers: copies in worker processes advance while the caller does other
+        things. Between the two calls nothing else may be asked."""
+        self._asked = action
+
+    def step_wait(self) -> Step:
+        """What ``step`` would have answered to the action given to ``step_async``."""
+        return self.step(self._asked)
+
     @abstractmethod
     def state_dict(self) -> State:
         """Everything that the next steps depend on, random generators included."""

@@ -145,6 +145,10 @@ class Pool(Protocol):
 
     def step(self, action: np.ndarray) -> Moment: ...
 
+    def step_async(self, action: np.ndarray) -> None: ...
+
+    def step_wait(self) -> Moment: ...
+
     def states(self) -> list[State]: ...
 
     def load(self, states: Sequence[State]) -> None: ...
@@ -205,6 +209,13 @@ class LocalPool:
             else:
                 now.take(k, after)
         return Moment(now, after, reward, terminated, done, lost, outcome)
+
+    def step_async(self, action: np.ndarray) -> None:
+        """Ask for a step; nothing happens before ``step_wait``."""
+        self._asked = action
+
+    def step_wait(self) -> Moment:
+        return self.step(self._asked)
 
     def states(self) -> list[State]:
         """One state per copy; the copy's own part is empty where it cannot be saved."""
@@ -306,8 +317,15 @@ class CopiesEnv(VectorEnv):
         return self._whole(self._now.state) if self.spec.state_size else None
 
     def step(self, action: Tensor) -> Step:
+        self.step_async(action)
+        return self.step_wait()
+
+    def step_async(self, action: Tensor) -> None:
         per_copy = action.unflatten(1, (self.learners, -1)).transpose(2, 3).flatten(0, 2)
-        now, after, reward, terminated, done, lost, outcome = self.pool.step(per_copy.contiguous().numpy())
+        self.pool.step_async(per_copy.contiguous().numpy())
+
+    def step_wait(self) -> Step:
+        now, after, reward, terminated, done, lost, outcome = self.pool.step_wait()
         if lost.any():
             after.take(lost, self._now)
         self._now = now
@@ -364,34 +382,3 @@ class CopiesEnv(VectorEnv):
     def _whole(self, array: Any) -> Tensor:
         """What copies hold once for all their agents, ``[P * E, ...]`` to ``[P, E, ...]``, in memory of its own."""
         return torch.from_numpy(array).unflatten(0, (self.members, self.copies)).clone()
-
-
-def generator_state(generator: np.random.Generator | np.random.RandomState) -> State:
-    """The state of a numpy generator as tensors and JSON values."""
-    if isinstance(generator, np.random.RandomState):
-        return pack(generator.get_state(legacy=False))
-    return pack(generator.bit_generator.state)
-
-
-def load_generator(generator: np.random.Generator | np.random.RandomState, state: State) -> None:
-    """The inverse of ``generator_state``; the generator must be of the same kind."""
-    if isinstance(generator, np.random.RandomState):
-        generator.set_state(unpack(state))
-    else:
-        generator.bit_generator.state = unpack(state)
-
-
-def pack(value: Any) -> Any:
-    """Numpy arrays to tensors and numpy numbers to Python's, inside dictionaries too."""
-    if isinstance(value, dict):
-        return {key: pack(v) for key, v in value.items()}
-    if isinstance(value, np.ndarray):
-        return torch.from_numpy(value.copy())
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def unpack(value: Any) -> Any:
-    """Tensors back to numpy arrays, inside dictionaries too."""
-    if isinstance(value, dict):
-        return {key: unpack(v) for key, v in value.items()}
-    return value.numpy().copy() if isinstance(value, Tensor) else value

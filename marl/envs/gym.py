@@ -11,7 +11,7 @@ import numpy as np
 
 from marl.config import suggestion
 from marl.envs.base import EnvSpec, VectorEnv
-from marl.envs.copies import generator_state, load_generator, pack, unpack
+from marl.envs.packing import generator_state, load_generator, pack, unpack
 from marl.envs.workers import make_copies
 from marl.types import State, UserError
 

@@ -16,9 +16,9 @@ import numpy as np
 
 from marl.config import suggestion
 from marl.envs.base import EnvSpec, VectorEnv
-from marl.envs.copies import generator_state, load_generator
 from marl.envs.gym import ActionMap, box_size, check_limit
 from marl.envs.mujoco import load_world, save_world
+from marl.envs.packing import generator_state, load_generator
 from marl.envs.workers import make_copies
 from marl.types import State, UserError
 

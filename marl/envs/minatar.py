@@ -13,8 +13,8 @@ import numpy as np
 
 from marl.config import check_ranges, option, suggestion
 from marl.envs.base import EnvSpec, VectorEnv
-from marl.envs.copies import generator_state, load_generator, pack, unpack
 from marl.envs.gym import learners
+from marl.envs.packing import generator_state, load_generator, pack, unpack
 from marl.envs.workers import make_copies
 from marl.types import State, UserError
 

@@ -133,7 +133,16 @@ class WorkerPool:
         return sight
 
     def step(self, action: np.ndarray) -> Moment:
-        moment: Moment = _join(self._all("step", [(action[part],) for part in self.slices]))
+        self.step_async(action)
+        return self.step_wait()
+
+    def step_async(self, action: np.ndarray) -> None:
+        """Have every worker step its copies; ``step_wait`` waits for them."""
+        self._asked = [(action[part],) for part in self.slices]
+        self._ask("step", self._asked)
+
+    def step_wait(self) -> Moment:
+        moment: Moment = _join(self._answers("step", self._asked))
         return moment
 
     def states(self) -> list[State]:
@@ -163,8 +172,14 @@ class WorkerPool:
 
     def _all(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Call a method of every worker's pool at once; those that were lost are replaced and asked again."""
+        self._ask(method, arguments)
+        return self._answers(method, arguments)
+
+    def _ask(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> None:
         for worker, given in zip(self.workers, arguments, strict=True):
             worker.send(method, *given)
+
+    def _answers(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
         return [self._answer(w, self.timeout, method, given) for w, given in enumerate(arguments)]
 
     def _answer(self, w: int, timeout: float, method: str, given: tuple[Any, ...]) -> Any:
@@ -219,6 +234,8 @@ _CONTEXT = _context()
 def _serve(connection: Connection, job: bytes) -> None:
     """The life of a worker process: build the copies, then answer calls until the pipe or the parent ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    if hasattr(signal, "pthread_sigmask"):  # a parent that blocks SIGTERM hands that down, and could not end us
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     if hasattr(os, "setsid"):
         os.setsid()  # a group of its own, with every process that its copies start
     os.environ["OMP_NUM_THREADS"] = "1"

@@ -59,8 +59,15 @@ class Abreast(VectorEnv):
         return _join([part.state() for part in self.parts])
 
     def step(self, action: Tensor) -> Step:
-        shares = action.split([part.members for part in self.parts])
-        steps = [part.step(share) for part, share in zip(self.parts, shares, strict=True)]
+        self.step_async(action)
+        return self.step_wait()
+
+    def step_async(self, action: Tensor) -> None:
+        for part, share in zip(self.parts, action.split([part.members for part in self.parts]), strict=True):
+            part.step_async(share)
+
+    def step_wait(self) -> Step:
+        steps = [part.step_wait() for part in self.parts]
         if any(step.lost is not None for step in steps):
             steps = [s if s.lost is not None else s._replace(lost=torch.zeros_like(s.done)) for s in steps]
         return Step(*(_join(field) for field in zip(*steps, strict=True)))  # type: ignore[arg-type]

@@ -71,6 +71,12 @@ def in_order(batches: Sequence[Batch], order: Sequence[int]) -> Batch:
     return Batch(*(x if x is None else x[place] for x in fields))  # type: ignore[arg-type]
 
 
+def parted(batch: Batch, parts: int) -> list[Batch]:
+    """A batch as so many equal ones, one part of its rows after the other."""
+    shares = (parts * [None] if x is None else x.chunk(parts, 2) for x in batch)
+    return [Batch(*fields) for fields in zip(*shares, strict=True)]
+
+
 def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
     there = [part for part in parts if part is not None]
     return torch.cat(there) if there else None

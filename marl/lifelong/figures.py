@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 PAPER = 0.88
 """The paper's AR of N agents, divided by N."""
 
-FREE = ("agents", "without_ewc", "hub_bytes", "engine", "address", "workers")
+FREE = ("agents", "without_ewc", "hub_bytes", "engine", "address", "workers", "env_workers")
 """Options in which the runs of one picture may differ: the isolated agent's numbers do not depend on them."""
 
 ALONE, TOGETHER, CLAIM, PLAIN = "0.25", COLOURS[0], COLOURS[1], COLOURS[4]

@@ -50,4 +50,5 @@ class LifelongOptions:
     engine: EngineName = option("local", "Where the agents live: stacked in one process, in several, or in Ray's.")
     address: str | None = option(None, "HOST:PORT of a Ray cluster; none: $RAY_ADDRESS, else one on this machine.")
     workers: int | None = option(None, "Processes that share the agents where the engine has several.")
+    env_workers: int = option(0, "Processes that play an agent's copies while its network learns; 0: none.", least=0)
     env: dict[str, Any] = dataclasses.field(default_factory=dict, metadata={"help": "Options of all tasks."})

@@ -14,7 +14,7 @@ from marl.algos.dqn import DQN, DQNConfig
 from marl.envs import make_env
 from marl.envs.base import EnvSpec
 from marl.lifelong.abreast import Abreast
-from marl.lifelong.experience import extract, in_order, load_replay, restored, save_replay
+from marl.lifelong.experience import extract, in_order, load_replay, parted, restored, save_replay
 from marl.lifelong.options import LifelongOptions
 from marl.lifelong.tasks import Tasks
 from marl.loop import random_actions, require_finite
@@ -80,7 +80,13 @@ class Round:
         if self.players:
             self.env = Abreast(
                 [
-                    make_env(tasks[i], seeds=[derive(seeds[i], "play")], copies=copies, options=all_tasks.env)
+                    make_env(
+                        tasks[i],
+                        seeds=[derive(seeds[i], "play")],
+                        copies=copies,
+                        workers=options.env_workers,
+                        options=all_tasks.env,
+                    )
                     for i in self.players
                 ]
             )
@@ -92,15 +98,29 @@ class Round:
     def advance(self, learner: DQN) -> Metrics:
         """One step of every copy, and the updates that are due; what the last of them says, empty without any.
 
+        Worker processes play while the networks learn, from what was lived through before this step.
+
         Raises:
             UserError: a reward or a gradient is not finite.
         """
-        metrics: Metrics = {}
-        if self.env is not None:
-            self._play(self.env, learner)
+        if self.env is None:
+            self.done += self.copies
+            return self._learn(learner, self.done)
+        action = self._action(learner)
+        self.env.step_async(action)
+        metrics = self._learn(learner, self.done + self.copies) if self.done else {}  # at first nothing can be drawn
+        step = self.env.step_wait()
+        require_finite(step.reward, "reward", self.done, self.spec.agents)
+        self.replay.add(self.view, Acted(action), self.spec.taught(step))
+        self.view = step.view
         self.done += self.copies
-        while self.updates < self.schedule.due(self.done):
-            batch = self.draw(self.batch_size)
+        return metrics
+
+    def _learn(self, learner: DQN, steps: int) -> Metrics:
+        """The updates that are due after so many steps."""
+        metrics: Metrics = {}
+        due = max(self.schedule.due(steps) - self.updates, 0)
+        for batch in parted(self.draw(due * self.batch_size), due) if due else ():
             lesson = self._lesson(batch)
             self._rehearse(batch, lesson)
             metrics = learner.update(batch, lesson)
@@ -146,16 +166,11 @@ class Round:
             if lesson is not None:
                 lesson[i, :, -self.rehearsed :] = torch.nan
 
-    def _play(self, env: Abreast, learner: DQN) -> None:
-        view = self.view
+    def _action(self, learner: DQN) -> Tensor:
+        """What the players do next."""
         if self.done < self.schedule.warmup:
-            action = random_actions(self.warmup, self.spec, self.copies, view.avail)
-        else:
-            action = learner.act(self._for_all(view), explore=True).action[self.players]
-        step = env.step(action)
-        require_finite(step.reward, "reward", self.done, self.spec.agents)
-        self.replay.add(view, Acted(action), self.spec.taught(step))
-        self.view = step.view
+            return random_actions(self.warmup, self.spec, self.copies, self.view.avail)
+        return learner.act(self._for_all(self.view), explore=True).action[self.players]
 
     def _for_all(self, view: View) -> View:
         """What those who play see, as rows of the whole team; the others see nothing."""

@@ -12,7 +12,8 @@ from toy_copies import Duel, Toy
 
 from marl.envs import EnvSpec
 from marl.envs.check import check_env
-from marl.envs.copies import CopiesEnv, LocalPool, copy_seeds, generator_state, load_generator
+from marl.envs.copies import CopiesEnv, LocalPool, copy_seeds
+from marl.envs.packing import generator_state, load_generator
 from marl.envs.workers import make_copies
 
 

@@ -55,6 +55,25 @@ def test_workers_answer_what_this_process_answers_and_states_are_interchangeable
             env.close()
 
 
+def test_a_step_that_is_asked_for_and_fetched_later_is_the_same_step() -> None:
+    local, whole, halves = toy(0), toy(2), toy(2)
+    try:
+        assert torch.equal(whole.reset(), halves.reset())
+        local.reset()
+        for env in (local, halves):
+            for _ in range(6):
+                env.step_async(quiet(env))
+                seen = env.step_wait()
+            assert flat(env.state_dict()) != flat(whole.state_dict())
+        for _ in range(5):
+            whole.step(quiet(whole))
+        assert equal(whole.step(quiet(whole)), seen)
+        assert flat(local.state_dict()) == flat(halves.state_dict()) == flat(whole.state_dict())
+    finally:
+        for env in (local, whole, halves):
+            env.close()
+
+
 @pytest.mark.parametrize(("harm", "word"), [(DIE, "died"), (HANG, "gave no answer in time")])
 def test_a_worker_that_dies_or_hangs_costs_one_lost_transition(harm: float, word: str) -> None:
     """6 copies on 2 workers: member 1 lives on the second, which is harmed."""
@@ -206,3 +225,24 @@ def test_workers_ignore_ctrl_c_and_end_with_a_killed_parent() -> None:
 def test_a_users_mistake_in_a_worker_stays_one_line() -> None:
     with pytest.raises(UserError, match="does not take these keywords"):
         make_env("gym/CartPole-v1", workers=1, options={"wheels": 3})
+
+
+def test_a_parent_that_blocks_sigterm_and_forgets_to_close_ends_all_the_same() -> None:
+    """At its end it asks its workers to stop by SIGTERM, and waits for them."""
+    script = textwrap.dedent(
+        f"""
+        import signal, sys
+        sys.path.insert(0, {os.path.dirname(__file__)!r})
+        from toy_copies import Toy
+        from multiprocessing import resource_tracker
+        from marl.envs.workers import make_copies
+        if __name__ == "__main__":
+            resource_tracker.ensure_running()  # which would unblock signals later
+            signal.pthread_sigmask(signal.SIG_BLOCK, {{signal.SIGTERM}})
+            env = make_copies(Toy, seeds=[0], copies=1, workers=1)
+            env.reset()
+            print("open", flush=True)
+        """
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout) == (0, "open\n"), ended.stderr

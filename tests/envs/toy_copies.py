@@ -9,7 +9,8 @@ import time
 import numpy as np
 
 from marl.envs.base import EnvSpec
-from marl.envs.copies import Dead, generator_state, load_generator
+from marl.envs.copies import Dead
+from marl.envs.packing import generator_state, load_generator
 from marl.types import State
 
 DIE, HANG, FAIL = 1.0, -1.0, 0.99

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 
 from marl.envs.base import EnvSpec
-from marl.envs.copies import generator_state, load_generator
 from marl.envs.mpe.games import Tag
 from marl.envs.mpe.options import SCENARIOS, MpeOptions
 from marl.envs.mpe.prey import Prey
 from marl.envs.mpe.world import World
+from marl.envs.packing import generator_state, load_generator
 from marl.streams import derive
 from marl.types import State, UserError
 

@@ -1,0 +1,57 @@
+"""A round's step: worker processes play while networks learn, and it makes no difference who plays."""
+
+import torch
+
+from marl.algos.dqn import DQN, DQNConfig
+from marl.lifelong.options import LifelongOptions
+from marl.lifelong.round import Round
+from marl.lifelong.tasks import Tasks
+
+GAMES = ("gym/CartPole-v1",)
+CONFIG = DQNConfig(hidden=(8,), batch_size=4, warmup=8, update_every=2, buffer_size=64)
+
+
+def playing(workers: int) -> tuple[Round, DQN]:
+    tasks = Tasks.of(GAMES, {})
+    options = LifelongOptions(tasks=GAMES, frames=400, copies=4, env_workers=workers, dqn=CONFIG)
+    return Round(GAMES * 2, [1, 2], [1, 1], {}, [[], []], tasks, options), DQN(tasks.spec, [CONFIG] * 2, [1, 2])
+
+
+def test_two_agents_whose_copies_live_in_processes_come_to_the_same_bits():
+    ends = []
+    for workers in (0, 2):
+        now, learner = playing(workers)
+        try:
+            for _ in range(30):
+                now.advance(learner)
+            ends.append((learner.critic.flat.data.clone(), now.view.obs, now.updates))
+        finally:
+            now.close()
+    (here, seen_here, updates), (there, seen_there, same) = ends
+    assert torch.equal(here, there) and torch.equal(seen_here, seen_there)
+    assert updates == same == (30 * 4 - 8) // 2  # 56: as many as are due after 120 steps
+
+
+def test_updates_lie_between_a_step_and_its_answer_and_draw_only_what_was_there_before():
+    now, learner = playing(0)
+    told = []
+    ask, answer, draw = now.env.step_async, now.env.step_wait, now.replay.sample
+    now.env.step_async = lambda action: (told.append("ask"), ask(action))[1]
+    now.env.step_wait = lambda: (told.append("answer"), answer())[1]
+    now.replay.sample = lambda size: (told.append(f"{size} of {now.replay.written}"), draw(size))[1]
+    for _ in range(4):
+        now.advance(learner)
+    # 4 steps of 4 copies: nothing is due at 4 or 8; (12 - 8) / 2 = 2 updates at 12, 2 more at 16, drawn at once
+    assert told == ["ask", "answer"] * 2 + ["ask", "8 of 2", "answer", "ask", "8 of 3", "answer"]
+
+
+def test_without_a_warm_up_the_first_updates_wait_for_something_to_draw():
+    tasks = Tasks.of(GAMES, {})
+    config = DQNConfig(hidden=(8,), batch_size=4, warmup=0, update_every=4, buffer_size=64)
+    options = LifelongOptions(tasks=GAMES, frames=400, copies=4, dqn=config)
+    now = Round(GAMES, [1], [1], {}, [[]], tasks, options)
+    learner, counts = DQN(tasks.spec, [config], [1]), []
+    for _ in range(3):
+        now.advance(learner)
+        counts.append(now.updates)
+    assert counts == [0, 2, 3]  # the one that was due at 4 steps is made up for
