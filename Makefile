@@ -50,7 +50,8 @@ $(VENV)/installed: $(PACKAGE)
 	touch $@
 
 $(VENV)/installed-test: $(VENV)/installed
-	$(PIP) install -c constraints.txt -e '.[test,smax,mamujoco,atari,minatar,ray,export]'
+	$(PIP) install -c constraints.txt -e '.[test,smax,mamujoco,atari,minatar,ray,export,swap]'
+	$(BIN)/python benchmarks/venvs.py benchmarl
 	touch $@
 
 $(VENV)/installed-%: $(VENV)/installed

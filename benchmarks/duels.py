@@ -31,7 +31,8 @@ class Duel(NamedTuple):
         unit: what a side is measured in, per second unless ``cost``.
         goal: what the ratio (ours / rival) is compared with; None: it is only reported.
         cost: report the time of one unit instead of the rate, ours / rival, to stay at or below ``goal``.
-        venv: the virtual environment that the rival lives in (``venvs.PACKAGES``); None: this one.
+        venv: the virtual environment that the rival lives in (see ``venvs``); None: this one.
+        both: our side lives there too.
     """
 
     ours: tuple[Setup, Mapping[str, Any]]
@@ -40,15 +41,16 @@ class Duel(NamedTuple):
     goal: float | None
     cost: bool = False
     venv: str | None = None
+    both: bool = False
 
 
 def duel(name: str, terms: Duel, rounds: int, seconds: float, threads: int) -> Row:
     """Run one comparison."""
     answer = Row(name, None, None, unit(terms), None, goal(terms), None)
     try:
-        with Side(terms.ours[0], threads, terms.ours[1]) as our_side:
+        with living(terms.ours, terms.venv if terms.both else None, threads) as our_side:
             try:
-                with opponent(terms, threads) as rival_side:
+                with living(terms.rival, terms.venv, threads) as rival_side:
                     pair = compare(our_side, rival_side, rounds, seconds)
             except Missing as missing:
                 print(f"{name}: {missing} is not installed: make bench", file=sys.stderr)
@@ -62,11 +64,11 @@ def duel(name: str, terms: Duel, rounds: int, seconds: float, threads: int) -> R
     )
 
 
-def opponent(terms: Duel, threads: int) -> Side:
-    """The rival's side, ready; raises ``Missing``."""
-    if terms.venv is None:
-        return Side(terms.rival[0], threads, terms.rival[1])
-    return ForeignSide(terms.rival[0], threads, terms.rival[1], venvs.python(terms.venv))
+def living(side: tuple[Setup, Mapping[str, Any]], venv: str | None, threads: int) -> Side:
+    """A side, ready, in this Python or in that of another environment; raises ``Missing``."""
+    if venv is None:
+        return Side(side[0], threads, side[1])
+    return ForeignSide(side[0], threads, side[1], venvs.python(venv))
 
 
 def holds(terms: Duel, ratio: float) -> bool | None:

@@ -1,4 +1,4 @@
-"""BenchMARL's MAPPO on VMAS; lives in ``venvs.PACKAGES["benchmarl"]``."""
+"""BenchMARL's MAPPO on VMAS; lives in ``venvs.BORROWERS["benchmarl"]``."""
 
 from __future__ import annotations
 

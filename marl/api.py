@@ -16,8 +16,6 @@ from torch import Tensor
 
 from marl import config as cfg
 from marl import parts
-from marl.algos.common import Learner
-from marl.envs.base import EnvSpec
 from marl.evaluation import Evaluator, Film
 from marl.log import METRICS
 from marl.loop import Training
@@ -25,7 +23,8 @@ from marl.loop import train as run_loop
 from marl.recipe import load_learner, make_recipe
 from marl.runfolder import new_run
 from marl.session import Session, begin, read_recipe, reopen
-from marl.sources import origin
+from marl.sources import at_step, origin
+from marl.sources import teachers as frozen
 from marl.terminal import progress_bar, say, say_how_to_go_on
 from marl.types import UserError, View
 
@@ -40,8 +39,9 @@ def train(
     sweep: Mapping[str, Sequence[Any]] | None = None,
     run: str | Path | None = None,
     env: Mapping[str, Any] | None = None,
-    init_from: str | Path | None = None,
+    init_from: str | Path | Team | None = None,
     init_networks: Sequence[str] = (),
+    teachers: str | Sequence[str] = (),
     progress: bool = False,
     command: str = "",
     **settings: Any,
@@ -56,8 +56,11 @@ def train(
         run: the folder to make; None: ``runs/<algorithm>-<environment>-<time>``.
         env: the environment's options.
         init_from: ``RUN`` or ``RUN:agent``, whose networks to start from as far as they fit; the table of what became
-            of each is said and written into the run's folder as ``init.csv``.
+            of each is said and written into the run's folder as ``init.csv``. Or a team that ``load`` returned, from
+            which all members start.
         init_networks: which of them; (): all.
+        teachers: ``RUN:agent`` each, frozen policies to learn from (``maptf``, ``maptf-mappo``, ``dvm``); what each
+            reads and answers is said and written as ``teachers.csv``.
         progress: show a bar on stderr.
         command: what to write into ``config.json`` as the command; by default that of this process.
         settings: of the loop (``steps=100_000``) or the algorithm (``**{"reciprocity.kappa": 0.5}``).
@@ -70,11 +73,18 @@ def train(
         Interrupted: after SIGINT or SIGTERM, once everything is saved.
     """
     recipe = make_recipe(algorithm, environment, seeds, sweep or {}, env or {}, settings)
-    if init_from is not None:
-        init = origin(str(init_from), [member.name for member in recipe.members], init_networks)
-        recipe = dataclasses.replace(recipe, init=init)
+    names = [member.name for member in recipe.members]
+    if isinstance(init_from, Team):
+        init = origin(str(init_from.run), names, init_networks, only=init_from.member)
+        at_step(init["members"], init_from.step)
+        recipe = dataclasses.replace(recipe, init=init | {"given": f"{init_from.run} {init_from.name}"})
+    elif init_from is not None:
+        recipe = dataclasses.replace(recipe, init=origin(str(init_from), names, init_networks))
     elif init_networks:
         raise UserError("init_networks: of which run? init_from names none")
+    if teachers:
+        named = [teachers] if isinstance(teachers, str) else teachers
+        recipe = dataclasses.replace(recipe, teachers=frozen(named, names, algorithm))
     command, folder = command or shlex.join(sys.argv), Path(run) if run else None
     if parts.wanted(recipe.loop):
         return parts.train(recipe, folder, command, progress)
@@ -187,13 +197,21 @@ class Team:
     A team that notes something from step to step (a recurrent one) must be told where episodes begin: ``reset``.
 
     Attributes:
+        run, member: the run's folder, and the member's number in it.
+        step: of the checkpoint that it was loaded from.
         spec: of the environment it was trained in.
         name: the member's.
     """
 
-    def __init__(self, spec: EnvSpec, name: str, learner: Learner, member: int, members: int) -> None:
-        self.spec, self.name = spec, name
-        self._learner, self._member, self._members = learner, member, members
+    def __init__(self, run: Path, member: int) -> None:
+        """As ``load``."""
+        self.run, self.member = run, member
+        home, self._member = parts.home(run, member)
+        recipe = read_recipe(home)
+        with contextlib.closing(recipe.make_env(copies=1)) as env:
+            self.spec = env.spec
+        self.step, self._learner = load_learner(home, recipe, self.spec)
+        self.name, self._members = recipe.members[self._member].name, len(recipe.members)
         self.reset()
 
     def reset(self) -> None:
@@ -252,9 +270,4 @@ class Team:
 
 def load(run: str | Path, member: int = 0) -> Team:
     """The newest team of one member of a run; raises ``UserError`` where there is none."""
-    folder, member = parts.home(Path(run), member)
-    recipe = read_recipe(folder)
-    with contextlib.closing(recipe.make_env(copies=1)) as env:
-        spec = env.spec
-    _, learner = load_learner(folder, recipe, spec)
-    return Team(spec, recipe.members[member].name, learner, member, len(recipe.members))
+    return Team(Path(run), member)

@@ -30,6 +30,7 @@ Train a population of teams from scratch.
   marl train ddpg gym/Pendulum-v1 --env.g 9.81
   marl train --preset pr-fig6-spread-n3-maddpg --seeds 0 1
   marl train maddpg mpe/simple_adversary_v3 --init-from runs/spread
+  marl train maptf mpe/simple_spread_v3 --teachers runs/spread:agent_0 runs/other:1
 
 `marl train ALGO ENV --help` lists every setting of that algorithm and environment; `marl list` lists both, and
 `marl list --presets` the runs of the policy-reciprocity paper. Options after a preset stand instead of its own.
@@ -57,6 +58,9 @@ def _train_parser(positional: Sequence[tuple[str, str]], preset: presets.Preset 
     parser.add_argument("--sweep", action="append", default=[], metavar="FIELD=V,V,...", help="Values to compare.")
     parser.add_argument("--init-from", metavar="RUN[:AGENT]", help="Start from another run's networks where they fit.")
     parser.add_argument("--init-networks", nargs="+", default=(), metavar="NET", help="Only these. Default: all.")
+    parser.add_argument(
+        "--teachers", metavar="RUN:AGENT", nargs="+", default=(), help="Frozen policies to learn from: maptf, dvm."
+    )
     parser.add_argument("--json", action="store_true", help="Print the result as one JSON object.")
     parser.add_argument("--quiet", action="store_true", help="No progress bar.")
     add_settings(parser, "the loop", cfg.LoopConfig, preset.settings if preset else {})
@@ -88,14 +92,14 @@ def train(arguments: Sequence[str]) -> None:
     env = {k.removeprefix("env."): given.pop(k) for k in list(given) if k.startswith("env.")} | free
     sweep = dict(_sweep(algorithm.Config, text) for text in given.pop("sweep"))
     folder, seeds, as_json, quiet = given.pop("run"), given.pop("seeds"), given.pop("json"), given.pop("quiet")
-    init = {name: value for name in ("init_from", "init_networks") if (value := given.pop(name))}
+    known = {name: value for name in ("init_from", "init_networks", "teachers") if (value := given.pop(name))}
     settings = {name: value for name, value in given.items() if name not in ("algo", "env", "preset")}
     run = {"algorithm": names[0], "environment": names[1], "seeds": seeds or [0], "sweep": sweep, "env": env} | settings
     run = preset.arguments(seeds, sweep, env, **settings) if preset else run
 
     from marl import api
 
-    folder = api.train(**run, **init, run=folder, progress=not quiet)
+    folder = api.train(**run, **known, run=folder, progress=not quiet)
     _finish(folder, as_json)
 
 

@@ -8,25 +8,19 @@ import inspect
 import io
 import json
 import logging
-import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import safetensors.torch
 import torch
-from torch import Tensor, nn
 
 from marl import exported, parts
-from marl.algos.common import Learner
 from marl.config import suggestion
 from marl.doctor import DISTRIBUTION, installed
 from marl.envs.base import EnvSpec
-from marl.modules.q_values import QNetwork
-from marl.modules.recurrent import StackedRNN
-from marl.networks import acting, networks, structure
-from marl.ops.discrete import MASKED
+from marl.policies import Policy, policy_of
 from marl.recipe import load_learner
 from marl.runfolder import explain_disk_errors, write_atomically
 from marl.session import read_recipe
@@ -34,155 +28,6 @@ from marl.types import UserError
 
 PYTHON = "policy.py"
 DESCRIPTION = "policy.json"
-
-LayerT = TypeVar("LayerT", nn.Linear, nn.GRUCell, nn.Conv2d)
-
-
-class Layer(NamedTuple):
-    """One layer of a policy and what follows it: ``relu``, ``tanh``, ``clip`` (to [-1, 1]) or nothing.
-
-    ``pixels`` (channels, height, width): the numbers that come in are to be seen as such a picture.
-    """
-
-    module: nn.Linear | nn.GRUCell | nn.Conv2d
-    then: str = ""
-    pixels: tuple[int, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        kind = {nn.Linear: "linear", nn.GRUCell: "gru", nn.Conv2d: "conv"}[type(self.module)]
-        stride = {"stride": self.module.stride[0]} if isinstance(self.module, nn.Conv2d) else {}
-        return {"kind": kind, "then": self.then, **stride} | ({"pixels": list(self.pixels)} if self.pixels else {})
-
-
-THEN: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": torch.relu,
-    "tanh": torch.tanh,
-    "clip": lambda x: x.clamp(-1, 1),
-}
-
-
-class Policy(nn.Module):
-    """One agent's policy without exploration, in plain layers of torch.
-
-    Args:
-        plan: the layers.
-        obs_size: D, as wide as the agent's own observation.
-        discrete: its action is the index of the largest output.
-        masked: not every one of these may be taken at every moment.
-    """
-
-    def __init__(self, plan: list[Layer], obs_size: int, discrete: bool, masked: bool) -> None:
-        super().__init__()
-        self.plan, self.discrete = plan, discrete
-        self.layers = nn.ModuleList(layer.module for layer in plan)
-        last = plan[-1].module
-        assert isinstance(last, nn.Linear)
-        self.actions = last.out_features
-        memory = sum(module.hidden_size for module in self.layers if isinstance(module, nn.GRUCell))
-        self.inputs = {"obs": obs_size} | ({"avail": self.actions} if masked else {})
-        self.inputs |= {"memory": memory} if memory else {}
-        self.requires_grad_(False)
-
-    def forward(
-        self, obs: Tensor, avail: Tensor | None = None, memory: Tensor | None = None
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        """Actions ``[B]`` int64 or ``[B, A]`` in [-1, 1], and the memory for the next step if there is one.
-
-        Args:
-            obs: ``[B, D]`` float32.
-            avail: ``[B, A]`` bool, where the environment says which actions may be taken.
-            memory: ``[B, H]`` float32, where the policy has one: zeros as an episode begins.
-        """
-        x = obs
-        for layer, module in zip(self.plan, self.layers, strict=True):
-            if isinstance(module, nn.GRUCell):
-                x = memory = module(x, memory)
-            else:
-                x = x.unflatten(1, layer.pixels) if layer.pixels else x
-                x = module(x.flatten(1) if isinstance(module, nn.Linear) else x)
-            if layer.then:
-                x = THEN[layer.then](x)
-        if self.discrete:
-            x = (x if avail is None else x.masked_fill(~avail, MASKED)).argmax(-1)
-        return x if memory is None else (x, memory)
-
-    def example(self, rows: int) -> dict[str, Tensor]:
-        """Inputs of the right shapes and types."""
-        kinds = {"avail": torch.bool}
-        return {name: torch.ones(rows, size, dtype=kinds.get(name)) for name, size in self.inputs.items()}
-
-
-def policy_of(learner: Learner, spec: EnvSpec, member: int, agent: int) -> Policy:
-    """One agent's part of its member's stacked networks.
-
-    What is the same at every step goes into the weights: inputs and actions that are padding are left out, a shared
-    network's knowledge of whose turn it is joins the first bias, and bytes are divided by 255 in the first weights.
-
-    Raises ``UserError`` for a learner that is none of this package's.
-    """
-    nets = networks(learner, spec)
-    if not nets:
-        raise UserError(f"export does not know where {type(learner).__name__} keeps its policies")
-    net = acting(nets)
-    parameters = {name: x.detach()[member, net.place(agent)] for name, x in net.module.named_parameters()}
-    obs, said = net.reads(agent)[0], net.says(agent)
-    end = {"tanh": "tanh", "mean": "clip"}.get(said[-1].kind, "")
-    recurrent = isinstance(net.module, StackedRNN)
-    names = [
-        name.removesuffix(".weight") for name in parameters if re.fullmatch(r"(layers\.\d+|enter|leave)\.weight", name)
-    ]
-    layers = [(parameters[f"{name}.weight"], parameters[f"{name}.bias"][0]) for name in names]
-    plan = _convolutions(net.module, parameters)
-    if not plan:  # the first layer reads the observation itself
-        weight, bias = layers[0]
-        if len(net.reads(agent)) > 1:
-            bias = bias + weight[obs.width + agent]
-        layers[0] = weight[: obs.own], bias
-    weight, bias = layers[-1]
-    start = sum(block.width for block in said[:-1])  # the value of a duelling network, the same for all actions
-    layers[-1] = weight[:, start : start + said[-1].own], bias[start : start + said[-1].own]
-
-    then = str(structure(net.module).get("activation", "relu"))
-    plan += [Layer(_linear(*layer), then) for layer in layers[:-1]]
-    if recurrent:
-        plan.append(Layer(_gru({name.removeprefix("gru."): x for name, x in parameters.items()})))
-    plan.append(Layer(_linear(*layers[-1]), end))
-    if spec.bytes:
-        plan[0].module.get_parameter("weight").data.div_(255)
-    return Policy(plan, obs.own, spec.discrete, spec.masked)
-
-
-def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
-    """From weights ``[in, out]``."""
-    return _filled(nn.Linear(*weight.shape), weight=weight.T, bias=bias)
-
-
-def _gru(p: dict[str, Tensor]) -> nn.GRUCell:
-    """From those of ``StackedGRU``."""
-    cell = nn.GRUCell(p["weight_x"].shape[0], p["weight_h"].shape[0])
-    ih, hh = {"weight_ih": p["weight_x"].T, "bias_ih": p["bias_x"][0]}, {"weight_hh": p["weight_h"].T}
-    return _filled(cell, **ih, **hh, bias_hh=p["bias_h"][0])
-
-
-def _convolutions(module: nn.Module, parameters: dict[str, Tensor]) -> list[Layer]:
-    """Those that a network looks at pictures with, if it does; the first one is told their shape."""
-    plan: list[Layer] = []
-    if isinstance(module, QNetwork) and module.pictures is not None:
-        for i, layer in enumerate(module.pictures.layers):
-            weight, bias = (parameters[f"pictures.layers.{i}.{name}"] for name in ("weight", "bias"))
-            out, n_in, size, _ = weight.shape
-            conv = nn.Conv2d(n_in, out, size, stride=layer.stride)  # type: ignore[arg-type]
-            plan.append(Layer(_filled(conv, weight=weight, bias=bias), "relu", () if plan else module.pictures.pixels))
-    return plan
-
-
-def _filled(module: LayerT, **values: Tensor) -> LayerT:
-    for name, value in values.items():
-        module.get_parameter(name).data = value.clone(memory_format=torch.contiguous_format)
-    return module
-
-
-# ---- files --------------------------------------------------------------------------------------------------------
 
 
 def _safetensors(policy: Policy, about: str) -> bytes:
@@ -219,33 +64,18 @@ def _program(policy: Policy) -> torch.export.ExportedProgram:
 
 
 class Format(NamedTuple):
-    """A file format: the file's name, how it is made, what has to be installed for that, and a script that runs it."""
+    """A file format: the file's name, how it is made, what has to be installed for that, and whose arrays it takes."""
 
     file: str
     write: Callable[[Policy, str], bytes]
     needs: tuple[str, ...]
-    script: str
+    arrays: str
 
 
 FORMATS = {
-    "safetensors": Format(
-        "policy.safetensors",
-        _safetensors,
-        (),
-        'import numpy, policy\nact = policy.Policy("policy.safetensors")\nprint(act({obs}{more}))\n',
-    ),
-    "torch-export": Format(
-        "policy.pt2",
-        _torch_export,
-        (),
-        'import torch\nact = torch.export.load("policy.pt2").module()\nprint(act({obs}{more}))\n',
-    ),
-    "onnx": Format(
-        "policy.onnx",
-        _onnx,
-        ("onnx", "onnxscript"),
-        'import numpy, onnxruntime\nact = onnxruntime.InferenceSession("policy.onnx")\nprint(act.run(None, {feed}))\n',
-    ),
+    "safetensors": Format("policy.safetensors", _safetensors, (), "numpy"),
+    "torch-export": Format("policy.pt2", _torch_export, (), "torch"),
+    "onnx": Format("policy.onnx", _onnx, ("onnx", "onnxscript"), "numpy"),
 }
 
 
@@ -286,8 +116,7 @@ def export(
     origin = {"run": str(run), "step": step, "algorithm": recipe.algorithm, "environment": recipe.environment}
     about = json.dumps(describe(policy, origin | {"member": name, "agent": spec.agents[i]}), indent=2)
     files = {kind.file: kind.write(policy, about), DESCRIPTION: f"{about}\n".encode()}
-    if form == "safetensors":
-        files[PYTHON] = inspect.getsource(exported).encode()
+    files[PYTHON] = inspect.getsource(exported).encode()
     folder = out or run / "export" / f"{name}-{spec.agents[i]}"
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--out {folder} is a file, expected a folder")
@@ -325,6 +154,7 @@ def describe(policy: Policy, origin: dict[str, Any]) -> dict[str, Any]:
     return {
         "format": exported.FORMAT,
         "marl": installed(DISTRIBUTION),
+        "torch": torch.__version__,
         **origin,
         "inputs": {
             name: {"size": width, "type": INPUTS[name][0], "meaning": INPUTS[name][1]}
@@ -343,9 +173,8 @@ EXAMPLES = {
 
 def script(policy: Policy, kind: Format) -> str:
     """Three lines that run the policy once, on zeros; to be started in the file's folder."""
-    zeros, ones = EXAMPLES["numpy" if "numpy" in kind.script else "torch"]
+    zeros, ones = EXAMPLES[kind.arrays]
     values = {name: (ones if name == "avail" else zeros).format(size) for name, size in policy.inputs.items()}
-    feed = "{" + ", ".join(f'"{name}": {value}' for name, value in values.items()) + "}"
     obs = values.pop("obs")
     more = "".join(f", {name}={value}" for name, value in values.items())
-    return kind.script.format(obs=obs, more=more, feed=feed)
+    return f'import {kind.arrays}, policy\nact = policy.Policy("{kind.file}")\nprint(act({obs}{more}))\n'

@@ -1,16 +1,15 @@
-"""Run a policy that `marl export` wrote, with numpy and safetensors alone.
+"""Run a policy that `marl export` wrote, in whichever format.
 
-This file needs nothing else and is written beside each policy.safetensors as policy.py; copy it wherever you like.
+This file is written beside each exported policy as policy.py; copy it wherever you like. It needs what the format needs
+and nothing else: numpy and safetensors for policy.safetensors, torch for policy.pt2, onnxruntime for policy.onnx.
 """
 
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from safetensors import safe_open
 
 FORMAT = 1
 """Changes whenever files of an older version can no longer be read."""
@@ -24,19 +23,29 @@ class Policy:
     """
 
     def __init__(self, path: str | Path) -> None:
-        """Read a file; ValueError where it is no exported policy, or one of another version."""
-        with safe_open(path, "numpy") as file:
-            about = (file.metadata() or {}).get("policy")
-            if about is None:
-                raise ValueError(f"{path} is no exported policy: expected a file that `marl export` wrote")
-            self.about = json.loads(about)
-            if self.about["format"] != FORMAT:
-                found = self.about["format"]
-                raise ValueError(f"{path} is an exported policy of format {found}, this reader expects format {FORMAT}")
-            self._tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        """Read a file.
+
+        Raises:
+            FileNotFoundError: there is none.
+            ValueError: it is no exported policy, or one of another version, or its library cannot read it.
+        """
+        path = Path(path)
+        if path.suffix not in KINDS:
+            raise ValueError(f"{path}: expected a file that ends in {', '.join(KINDS)}")
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such file")
+        self._file = KINDS[path.suffix](path)
+        try:
+            self.about = json.loads(self._file.about)
+            found = self.about["format"]
+        except (KeyError, TypeError, ValueError):
+            raise ValueError(f"{path} is no exported policy: expected a file that `marl export` wrote") from None
+        if found != FORMAT:
+            raise ValueError(f"{path} is an exported policy of format {found}, this reader expects format {FORMAT}")
+        self._file.open(self.about)
 
     def __call__(self, obs: Any, avail: Any = None, memory: Any = None) -> Any:
-        """The actions for rows of observations.
+        """The actions for rows of observations; arrays of numpy, of policy.pt2 tensors of torch.
 
         Args:
             obs: [B, D] numbers as the environment gave them.
@@ -46,17 +55,49 @@ class Policy:
         Returns:
             [B] indices, or [B, A] numbers in [-1, 1]; and the next memory, if there is one.
         """
-        x, inputs = np.asarray(obs, np.float32), self.about["inputs"]
-        if x.ndim != 2 or x.shape[1] != inputs["obs"]["size"]:
-            raise ValueError(f"obs: expected rows of {inputs['obs']['size']} numbers, got an array of shape {x.shape}")
-        if "memory" in inputs and memory is None:
-            memory = np.zeros((len(x), inputs["memory"]["size"]), np.float32)
-        for i, layer in enumerate(self.about["layers"]):
-            p = {name.split(".")[2]: t for name, t in self._tensors.items() if name.startswith(f"layers.{i}.")}
+        sizes = {name: entry["size"] for name, entry in self.about["inputs"].items()}
+        x = self._file.array(obs, "float32")
+        if x.ndim != 2 or x.shape[1] != sizes["obs"]:
+            raise ValueError(f"obs: expected rows of {sizes['obs']} numbers, got an array of shape {tuple(x.shape)}")
+        inputs = {"obs": x}
+        if "avail" in sizes:
+            inputs["avail"] = self._file.array([[True] * sizes["avail"]] * len(x) if avail is None else avail, "bool")
+        if "memory" in sizes:
+            given = [[0.0] * sizes["memory"]] * len(x) if memory is None else memory
+            inputs["memory"] = self._file.array(given, "float32")
+        action, memory = self._file.run(inputs)
+        return (action, memory) if "memory" in sizes else action
+
+
+class Safetensors:
+    """policy.safetensors: weights and a description, and numpy to compute with."""
+
+    def __init__(self, path: Path) -> None:
+        import numpy
+        import safetensors
+
+        self.numpy = numpy
+        try:
+            with safetensors.safe_open(path, "numpy") as file:
+                self.about = (file.metadata() or {}).get("policy")
+                self.tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except safetensors.SafetensorError:
+            self.about = None
+
+    def open(self, about: dict[str, Any]) -> None:
+        self.layers, self.discrete = about["layers"], "index" in about["output"]
+
+    def array(self, value: Any, kind: str) -> Any:
+        return self.numpy.asarray(value, kind)
+
+    def run(self, inputs: dict[str, Any]) -> tuple[Any, Any]:
+        np, x, memory = self.numpy, inputs["obs"], inputs.get("memory")
+        for i, layer in enumerate(self.layers):
+            p = {name.split(".")[2]: t for name, t in self.tensors.items() if name.startswith(f"layers.{i}.")}
             if layer["kind"] == "gru":
-                x = memory = _gru(x, memory, p)
+                x = memory = self.gru(x, memory, p)
             elif layer["kind"] == "conv":
-                x = _conv(x.reshape(len(x), *layer.get("pixels", x.shape[1:])), p, layer["stride"])
+                x = self.conv(x.reshape(len(x), *layer.get("pixels", x.shape[1:])), p, layer["stride"])
             else:
                 x = x.reshape(len(x), -1) @ p["weight"].T + p["bias"]
             if layer["then"] == "relu":
@@ -65,21 +106,81 @@ class Policy:
                 x = np.tanh(x)
             elif layer["then"] == "clip":
                 x = np.clip(x, -1, 1)
-        if "index" in self.about["output"]:
-            x = (x if avail is None else np.where(avail, x, -1e9)).argmax(-1)
-        return (x, memory) if "memory" in inputs else x
+        if self.discrete:
+            x = np.where(inputs.get("avail", True), x, -1e9).argmax(-1)
+        return x, memory
+
+    def gru(self, x: Any, hidden: Any, p: dict[str, Any]) -> Any:
+        """As torch.nn.GRUCell."""
+        np = self.numpy
+        from_x, from_h = x @ p["weight_ih"].T + p["bias_ih"], hidden @ p["weight_hh"].T + p["bias_hh"]
+        (reset, update, new), (h_reset, h_update, h_new) = np.split(from_x, 3, -1), np.split(from_h, 3, -1)
+        reset, update = (1 / (1 + np.exp(-gate)) for gate in (reset + h_reset, update + h_update))
+        new = np.tanh(new + reset * h_new)
+        return new + update * (hidden - new)
+
+    def conv(self, x: Any, p: dict[str, Any], stride: int) -> Any:
+        """As torch.nn.Conv2d without padding: [B, in, H, W] -> [B, out, H', W']."""
+        np = self.numpy
+        seen = np.lib.stride_tricks.sliding_window_view(x, p["weight"].shape[2:], (2, 3))[:, :, ::stride, ::stride]
+        return np.einsum("bihwyx,oiyx->bohw", seen, p["weight"], optimize=True) + p["bias"][:, None, None]
 
 
-def _gru(x: np.ndarray, hidden: np.ndarray, p: dict[str, np.ndarray]) -> np.ndarray:
-    """As torch.nn.GRUCell."""
-    from_x, from_h = x @ p["weight_ih"].T + p["bias_ih"], hidden @ p["weight_hh"].T + p["bias_hh"]
-    (reset, update, new), (h_reset, h_update, h_new) = np.split(from_x, 3, -1), np.split(from_h, 3, -1)
-    reset, update = (1 / (1 + np.exp(-gate)) for gate in (reset + h_reset, update + h_update))
-    new = np.tanh(new + reset * h_new)
-    return new + update * (hidden - new)
+class TorchExport:
+    """policy.pt2: a program of torch.export. What it says of itself is read before torch is asked to."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.about = path, None
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as file:
+                names = [name for name in file.namelist() if name.endswith("extra/policy.json")]
+                self.about = file.read(names[0]) if names else None
+
+    def open(self, about: dict[str, Any]) -> None:
+        import torch
+
+        self.torch = torch
+        try:
+            self.act = torch.export.load(self.path).module()
+        except Exception as error:  # torch says in many ways that it is too old or too new
+            written = f"{self.path} was written with torch {about.get('torch')}"
+            raise ValueError(f"{written}, torch {torch.__version__} cannot read it: {_line(error)}") from error
+
+    def array(self, value: Any, kind: str) -> Any:
+        return self.torch.as_tensor(value, dtype=getattr(self.torch, kind))
+
+    def run(self, inputs: dict[str, Any]) -> tuple[Any, Any]:
+        answer = self.act(inputs.pop("obs"), **inputs)
+        action, memory = answer if isinstance(answer, tuple | list) else (answer, None)
+        return action, memory
 
 
-def _conv(x: np.ndarray, p: dict[str, np.ndarray], stride: int) -> np.ndarray:
-    """As torch.nn.Conv2d without padding: [B, in, H, W] -> [B, out, H', W']."""
-    seen = np.lib.stride_tricks.sliding_window_view(x, p["weight"].shape[2:], (2, 3))[:, :, ::stride, ::stride]
-    return np.einsum("bihwyx,oiyx->bohw", seen, p["weight"], optimize=True) + p["bias"][:, None, None]
+class Onnx:
+    """policy.onnx, and onnxruntime."""
+
+    def __init__(self, path: Path) -> None:
+        import numpy
+        import onnxruntime
+
+        self.numpy = numpy
+        try:
+            self.session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its exceptions have no name in common
+            raise ValueError(f"{path}: onnxruntime {onnxruntime.__version__} cannot read it: {_line(error)}") from error
+        self.about = self.session.get_modelmeta().custom_metadata_map.get("policy")
+
+    def open(self, about: dict[str, Any]) -> None:
+        pass
+
+    def array(self, value: Any, kind: str) -> Any:
+        return self.numpy.asarray(value, kind)
+
+    def run(self, inputs: dict[str, Any]) -> tuple[Any, Any]:
+        return (*self.session.run(None, inputs), None)[:2]
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+KINDS: dict[str, Any] = {".safetensors": Safetensors, ".pt2": TorchExport, ".onnx": Onnx}

@@ -76,8 +76,10 @@ METRICS: dict[str, Metric] = {
     "option/value": Metric("discounted return", "Worth of the option in use, one step later.", True),
     "option/beta": Metric("probability", "Chance that the option in use ends, one step later.", True),
     "option/own": Metric("fraction of steps", "Steps on which nobody else was to be imitated.", True),
+    "option/teacher": Metric("fraction of steps", "Steps on which a frozen teacher was to be imitated.", True),
     "distil/policy": Metric("nats", "Divergence of the distilled policy from the agent's own, batch mean.", True),
     "distil/value": Metric("squared return", "Squared error of the distilled critic to the agent's own.", True),
+    "distil/teachers": Metric("nats", "Divergence of the distilled policy from the frozen teachers, their sum.", True),
     "speed/env_steps_per_second": Metric("environment steps per second", "Training steps, summed over members."),
     "speed/updates_per_second": Metric("updates per second", "Updates of the whole population."),
     "speed/eval_steps_per_second": Metric("environment steps per second", "Evaluation steps, summed over members."),
@@ -220,6 +222,8 @@ def member_settings(config: Mapping[str, Any], member: str) -> dict[str, Any]:
     """
     settings = {key: config[key] for key in ("algorithm", "environment") if key in config}
     settings |= {"init_from": config["init"]["given"]} if config.get("init") else {}
+    taught = [record["given"] for record in config.get("teachers", [])]
+    settings |= {"teachers": " ".join(taught)} if taught else {}
     settings |= _dotted({"env": config.get("env", {})})
     settings |= _dotted(config.get("config", {}))
     for entry in config.get("members", []):

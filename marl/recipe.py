@@ -16,6 +16,7 @@ from marl.checkpoint import Checkpoints
 from marl.config import LoopConfig
 from marl.envs import all_options, evaluation_options, make_env
 from marl.envs.base import EnvSpec, VectorEnv
+from marl.modules.teachers import Teacher
 from marl.streams import derive
 from marl.types import UserError
 
@@ -31,6 +32,7 @@ class Recipe:
         env: the environment's options.
         members: the population.
         init: where its networks start from, as ``marl.sources.origin`` says it; None: from random ones.
+        teachers: frozen policies to learn from, as ``marl.sources.teachers`` says each.
     """
 
     algorithm: str
@@ -40,6 +42,7 @@ class Recipe:
     env: Mapping[str, Any]
     members: Sequence[population.Member]
     init: Mapping[str, Any] | None = None
+    teachers: Sequence[Mapping[str, Any]] = ()
 
     def make_env(self, copies: int, workers: int = 0, purpose: str = "train") -> VectorEnv:
         """The environment with random streams of its own for each purpose."""
@@ -50,9 +53,10 @@ class Recipe:
         )
 
     def make_learner(self, spec: EnvSpec) -> Learner:
-        """The untrained population."""
+        """The untrained population; its teachers know nothing yet."""
         configs = population.configs(self.config, self.members)
-        learner: Learner = registry.algorithm(self.algorithm)(spec, configs, self.seeds)
+        more = {"teachers": [Teacher.of(record) for record in self.teachers]} if self.teachers else {}
+        learner: Learner = registry.algorithm(self.algorithm)(spec, configs, self.seeds, **more)
         return learner
 
     @property
@@ -74,6 +78,7 @@ class Recipe:
             "config": cfg.to_json(self.config),
             "loop": cfg.to_json(self.loop),
             **({} if self.init is None else {"init": dict(self.init)}),
+            **({"teachers": [dict(record) for record in self.teachers]} if self.teachers else {}),
         }
 
     @classmethod
@@ -90,6 +95,7 @@ class Recipe:
                 dict(values["env"]),
                 [population.Member(**member) for member in values["members"]],
                 values.get("init"),
+                values.get("teachers", []),
             )
             recipe.check()
         return recipe

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-from marl import transfer
+from marl import teaching, transfer
 from marl.algos.common import Learner
 from marl.checkpoint import Checkpoints
 from marl.config import LoopConfig
@@ -52,13 +52,17 @@ def begin(
         set_threads(recipe.loop)
         env = stack.enter_context(contextlib.closing(recipe.make_env(recipe.loop.copies, recipe.loop.workers)))
         learner = recipe.make_learner(env.spec)
-        table = transfer.start(recipe, learner, env.spec)
+        tables = {
+            transfer.TABLE: transfer.start(recipe, learner, env.spec),
+            teaching.TABLE: teaching.start(recipe, learner, env.spec),
+        }
         folder = make_folder()
         stack.enter_context(lock(folder))
-        if table:
-            transfer.write(folder, table)
-            for line in transfer.lines(table):
-                note(line)
+        for name, table in tables.items():
+            if table:
+                transfer.write(folder, table, name)
+                for line in transfer.lines(table):
+                    note(line)
         if not env.spec.exact_state:
             note(f"note: the state of {recipe.environment} cannot be saved; a resumed run starts new episodes")
         training = _assemble(stack, recipe, folder, env, learner)

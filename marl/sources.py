@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from marl import parts
+from marl import parts, registry, teaching
 from marl.checkpoint import Checkpoints
 from marl.config import suggestion
+from marl.envs.base import EnvSpec
 from marl.recipe import Recipe
 from marl.runfolder import read_training
 from marl.types import UserError
 
 
-def origin(text: str, members: Sequence[str], networks: Sequence[str] | None = None) -> dict[str, Any]:
+def origin(
+    text: str, members: Sequence[str], networks: Sequence[str] | None = None, only: int | None = None
+) -> dict[str, Any]:
     """Where the members of a new run start from, as JSON: what ``marl.transfer`` goes by, and ``config.json`` holds.
 
     A member starts from the source's member of the same name; without one, from that of the same number, counted round
@@ -25,6 +29,7 @@ def origin(text: str, members: Sequence[str], networks: Sequence[str] | None = N
         text: ``RUN``, or ``RUN:agent`` (name or number) to start every agent from that one.
         members: the new run's, by name.
         networks: which to take; None: all.
+        only: the number of the source's member from which all start. None: as above.
 
     Returns:
         ``{"given", "networks", "agent", "members": {name: {"run", "member", "name"}}}``; ``run`` is the folder with
@@ -35,16 +40,57 @@ def origin(text: str, members: Sequence[str], networks: Sequence[str] | None = N
     """
     folder, agent = split(text)
     recipe = Recipe.from_json(read_training(folder))
-    names = [member.name for member in recipe.members]
     found = {}
     for number, name in enumerate(members):
-        source = names.index(name) if name in names else number % len(names)
-        home, local = parts.home(folder, source)
-        if Checkpoints(home / "checkpoints").newest() is None:
-            raise UserError(f"{home} has no checkpoint to start from")
-        found[name] = {"run": str(home.resolve()), "member": local, "name": names[source]}
+        found[name] = _entry(folder, recipe, _number(name, recipe, number) if only is None else only)
     given = list(networks) if networks else None
-    return {"given": text, "networks": given, "agent": _agent(agent, recipe), "members": found}
+    numbered = None if agent is None else _agent(agent, _spec(recipe), folder)
+    return {"given": text, "networks": given, "agent": numbered, "members": found}
+
+
+def at_step(members: Mapping[str, dict[str, Any]], step: int | None = None) -> None:
+    """Note of the members of an ``origin`` which checkpoint is meant; None: the one that is now the newest."""
+    for entry in members.values():
+        entry["step"] = Checkpoints(Path(entry["run"]) / "checkpoints").newest() if step is None else step
+
+
+def teachers(texts: Sequence[str], members: Sequence[str], algorithm: str) -> list[dict[str, Any]]:
+    """Frozen policies as JSON: what ``marl.teaching`` and ``marl.modules.teachers`` go by, and ``config.json`` holds.
+
+    A member is taught by the source's member of the same name; without one, by the first.
+
+    Args:
+        texts: ``RUN:agent`` (name or number), or ``RUN`` of a run with one agent.
+        members: the new run's, by name.
+        algorithm: the new run's.
+
+    Returns:
+        For each ``{"given", "agent", "name", "algorithm", "environment", "members", "sizes", "activation", "gives"}``;
+        ``members`` as in ``origin``, and the ``step`` of each one's checkpoint.
+
+    Raises:
+        UserError: the algorithm takes no teachers; no run, agent or checkpoint there; a policy that cannot be one.
+    """
+    if not _takes_teachers(algorithm):
+        takers = [name for name in registry.ALGORITHMS if _takes_teachers(name)]
+        raise UserError(f"teachers: {algorithm} takes none; choose {', '.join(takers[:-1])} or {takers[-1]}")
+    records = []
+    for text in texts:
+        folder, named = split(text)
+        recipe = Recipe.from_json(read_training(folder))
+        found = {name: _entry(folder, recipe, _number(name, recipe, 0)) for name in members}
+        at_step(found)
+        spec = _spec(recipe)
+        if named is None and spec.n_agents > 1:
+            raise UserError(
+                f"teachers: {text} has {spec.n_agents} agents, expected RUN:agent, one of {', '.join(spec.agents)}"
+            )
+        agent = 0 if named is None else _agent(named, spec, folder)
+        learner = dataclasses.replace(recipe, members=recipe.members[:1]).make_learner(spec)
+        names = {"algorithm": recipe.algorithm, "environment": recipe.environment, "name": spec.agents[agent]}
+        looks = teaching.shape(text, learner, spec, agent)
+        records.append({"given": text, "agent": agent, **names, "members": found, **looks})
+    return records
 
 
 def split(text: str) -> tuple[Path, str | None]:
@@ -53,13 +99,32 @@ def split(text: str) -> tuple[Path, str | None]:
     return (Path(text), None) if not colon or Path(text).exists() else (Path(run), agent)
 
 
-def _agent(text: str | None, recipe: Recipe) -> int | None:
-    if text is None:
-        return None
+def _takes_teachers(algorithm: str) -> bool:
+    return getattr(registry.algorithm(algorithm), "takes_teachers", False)
+
+
+def _number(name: str, recipe: Recipe, otherwise: int) -> int:
+    """That of the member of that name; without one ``otherwise``, counted round and round."""
+    names = [member.name for member in recipe.members]
+    return names.index(name) if name in names else otherwise % len(names)
+
+
+def _entry(folder: Path, recipe: Recipe, member: int) -> dict[str, Any]:
+    """Where a member's checkpoints are; raises ``UserError`` where there are none."""
+    home, local = parts.home(folder, member)
+    if Checkpoints(home / "checkpoints").newest() is None:
+        raise UserError(f"{home} has no checkpoint")
+    return {"run": str(home.resolve()), "member": local, "name": recipe.members[member].name}
+
+
+def _spec(recipe: Recipe) -> EnvSpec:
     with contextlib.closing(recipe.make_env(copies=1)) as env:
-        agents = env.spec.agents
-    if text in agents:
-        return agents.index(text)
-    if text.isdigit() and int(text) < len(agents):
+        return env.spec
+
+
+def _agent(text: str, spec: EnvSpec, folder: Path) -> int:
+    if text in spec.agents:
+        return spec.agents.index(text)
+    if text.isdigit() and int(text) < spec.n_agents:
         return int(text)
-    raise UserError(f"no agent {text!r} in the run to start from{suggestion(text, agents)}")
+    raise UserError(f"no agent {text!r} in {folder}{suggestion(text, spec.agents)}")

@@ -57,7 +57,7 @@ def answering(critic: torch.nn.Module, value: float) -> None:
             return torch.full_like(output, value)
         return type(output)(torch.full_like(part, value) for part in output)
 
-    critic.register_forward_hook(instead)
+    critic.register_forward_hook(instead, prepend=True)  # a hook that blends comes after
 
 
 def check_reciprocity(make_host: MakeHost, agents: int | None = None, seed: int = 0, tolerance: float = 1e-4) -> None:

@@ -118,7 +118,7 @@ def start(recipe: Recipe, learner: Learner, spec: EnvSpec) -> list[Row]:
     if recipe.init is None:
         return []
     origins = [recipe.init["members"][member.name] for member in recipe.members]
-    sources = {run: _load(Path(run)) for run in dict.fromkeys(origin["run"] for origin in origins)}
+    sources = {origin["run"]: load_source(Path(origin["run"]), origin.get("step")) for origin in origins}
     given, rows = recipe.init["given"], []
     for member, origin in zip(recipe.members, origins, strict=True):
         step = sources[origin["run"]].step
@@ -129,12 +129,15 @@ def start(recipe: Recipe, learner: Learner, spec: EnvSpec) -> list[Row]:
     return rows
 
 
-def _load(folder: Path) -> Source:
+def load_source(folder: Path, step: int | None = None) -> Source:
+    """A run at its newest checkpoint; raises ``UserError`` where there is none, or it is not that of ``step``."""
     recipe = Recipe.from_json(read_training(folder))
     with contextlib.closing(recipe.make_env(copies=1)) as env:
         spec = env.spec
-    step, learner = load_learner(folder, recipe, spec)
-    return Source(spec, learner, step)
+    found, learner = load_learner(folder, recipe, spec)
+    if step not in (None, found):
+        raise UserError(f"{folder}: expected its checkpoint of step {step}, as when it was named, got step {found}")
+    return Source(spec, learner, found)
 
 
 def transfer(
@@ -342,7 +345,7 @@ def lines(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def write(folder: Path, rows: Sequence[Row]) -> None:
-    """The table as ``init.csv``."""
-    with explain_disk_errors(folder, f"{TABLE} was not written"):
-        write_atomically(folder / TABLE, csv_text([("network", "to", "from", "what", "details"), *rows]))
+def write(folder: Path, rows: Sequence[Row], name: str = TABLE) -> None:
+    """The table as ``init.csv``, or under another name."""
+    with explain_disk_errors(folder, f"{name} was not written"):
+        write_atomically(folder / name, csv_text([("network", "to", "from", "what", "details"), *rows]))

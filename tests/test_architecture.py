@@ -18,11 +18,12 @@ MAX_LINES = 400
 
 ROOMS: tuple[tuple[str, ...], ...] = (
     ("marl.types",),
-    ("marl.streams", "marl.config"),
+    ("marl.streams", "marl.config", "marl.pickling"),
     ("marl.registry", "marl.population", "marl.envs.base"),
     ("marl.ops",),
     ("marl.modules",),
     ("marl.replay", "marl.reciprocity", "marl.testing"),
+    ("marl.swap",),
     ("marl.rollout", "marl.episodes"),
     ("marl.algos",),
     (
@@ -41,8 +42,8 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ),
     ("marl.engines",),
     ("marl.loop", "marl.evaluation"),
-    ("marl.recipe", "marl.presets", "marl.networks", "marl.exported"),
-    ("marl.session", "marl.transfer"),
+    ("marl.recipe", "marl.presets", "marl.networks", "marl.policies", "marl.exported"),
+    ("marl.session", "marl.transfer", "marl.teaching"),
     ("marl.parts",),
     ("marl.sources",),
     ("marl", "marl.api", "marl.export"),
@@ -56,10 +57,13 @@ an algorithm or a replay knows the environments' contract (``envs.base``) and no
 public face, ``marl.reciprocity`` the one for other people's code. Only ``marl.lifelong``, whose experiments run in its
 frame, and the command line know ``marl.classic``, which has a rule of its own."""
 
-BASE = ("marl.types", "marl.streams", "marl.config", "marl.registry")
+BASE = ("marl.types", "marl.streams", "marl.config", "marl.registry", "marl.pickling")
 RECIPROCITY = "marl.modules.reciprocity"
 RECIPROCITY_PUBLIC = {"Reciprocity", "ReciprocityConfig", "make_reciprocity"}
-RECIPROCITY_PARTS = ("marl.modules.adjacency", "marl.modules.graph", "marl.reciprocity")
+RECIPROCITY_PARTS = (
+    *(f"marl.modules.{part}" for part in ("adjacency", "foreign", "graph", "hooks", "plain")),
+    "marl.reciprocity",
+)
 
 CLASSIC_BASE = ("marl.types", "marl.config")
 CLASSIC_FRAME = tuple(f"marl.classic.{name}" for name in ("runner", "results", "storage", "figure"))

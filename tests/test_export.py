@@ -253,8 +253,8 @@ def test_the_script_has_every_input():
     lines = script(policy_of(learner, spec, 0, 0), FORMATS["onnx"]).splitlines()
     assert len(lines) == 3
     assert lines[-1] == (
-        'print(act.run(None, {"obs": numpy.zeros((1, 5), "float32"), "avail": numpy.ones((1, 2), bool), '
-        '"memory": numpy.zeros((1, 16), "float32")}))'
+        'print(act(numpy.zeros((1, 5), "float32"), avail=numpy.ones((1, 2), bool), '
+        'memory=numpy.zeros((1, 16), "float32")))'
     )
 
 
@@ -269,20 +269,78 @@ def test_the_page_shows_the_same_scripts():
 # ---- bad input ----------------------------------------------------------------------------------------------------
 
 
-def test_a_file_of_another_format_or_none_of_ours_is_one_clear_error(tmp_path):
-    learner, spec = make("ddpg")
-    policy = policy_of(learner, spec, 0, 0)
-    path = tmp_path / "policy.safetensors"
-    about = json.dumps({**describe(policy, {}), "format": 7})
-    path.write_bytes(FORMATS["safetensors"].write(policy, about))
-    with pytest.raises(ValueError, match=r"policy\.safetensors is an exported policy of format 7, this reader expects"):
-        exported.Policy(path)
-    safetensors.torch.save_file({"x": torch.zeros(1)}, path)
-    with pytest.raises(ValueError, match="is no exported policy: expected a file that `marl export` wrote"):
-        exported.Policy(path)
-    reader = exported.Policy(write("safetensors", policy, path))
+NOT_OURS = "policy: expected a file that `marl export` wrote"
+
+
+def reader(form):
+    if form == "onnx":
+        pytest.importorskip("onnxruntime")
+    learner, spec = make("mappo-recurrent")
+    return policy_of(learner, spec, 0, 0)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_the_reader_does_in_every_format_what_the_policy_does_and_knows_what_is_left_out(form, tmp_path):
+    policy = reader(form)
+    act = exported.Policy(write(form, policy, tmp_path / FORMATS[form].file))
+    assert act.about["format"] == exported.FORMAT and act.about["torch"] == torch.__version__
+    obs = np.random.default_rng(0).normal(size=(ROWS, policy.inputs["obs"]))
+    rows = torch.tensor(obs, dtype=torch.float32)
+    may = torch.ones(ROWS, policy.actions, dtype=torch.bool)
+    expected, memory = policy(rows, may, torch.zeros(ROWS, policy.inputs["memory"]))
+    action, remembered = act(obs)  # everything may be done, nothing is remembered
+    assert torch.equal(torch.as_tensor(action), expected) and len(expected.unique()) > 1
+    np.testing.assert_allclose(remembered, memory, atol=1e-5)
+    forbidden = may.clone()
+    forbidden[:, expected[0]] = False
+    expected, _ = policy(rows, forbidden, memory)
+    assert torch.equal(torch.as_tensor(act(obs, forbidden.numpy(), remembered)[0]), expected)
     with pytest.raises(ValueError, match=r"obs: expected rows of 5 numbers, got an array of shape \(5,\)"):
-        reader(np.zeros(5))
+        act(np.zeros(5))
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_an_exported_file_of_another_version_is_one_clear_error(form, tmp_path):
+    policy, path = reader(form), tmp_path / FORMATS[form].file
+    path.write_bytes(FORMATS[form].write(policy, json.dumps({**describe(policy, {}), "format": 7})))
+    with pytest.raises(ValueError) as caught:
+        exported.Policy(path)
+    assert str(caught.value) == f"{path} is an exported policy of format 7, this reader expects format 1"
+    path.write_bytes(FORMATS[form].write(policy, "{}"))
+    with pytest.raises(ValueError, match=NOT_OURS):
+        exported.Policy(path)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_what_is_no_exported_policy_is_one_clear_error(form, tmp_path):
+    reader(form)
+    path = tmp_path / FORMATS[form].file
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        exported.Policy(path)
+    path.write_bytes(b"some other file")
+    with pytest.raises(ValueError, match="onnxruntime .* cannot read it: .*Protobuf" if form == "onnx" else NOT_OURS):
+        exported.Policy(path)
+    with pytest.raises(ValueError, match=r"policy\.txt: expected a file that ends in \.safetensors, \.pt2, \.onnx"):
+        exported.Policy(tmp_path / "policy.txt")
+
+
+def test_a_program_that_this_torch_cannot_read_is_named_with_both_versions(tmp_path, monkeypatch):
+    path = write("torch-export", reader("torch-export"), tmp_path / "policy.pt2")
+
+    def refuse(*_):
+        raise RuntimeError("serialized version 9\nis newer")
+
+    monkeypatch.setattr(torch.export, "load", refuse)
+    version = re.escape(torch.__version__)
+    with pytest.raises(ValueError, match=f"written with torch {version}, torch {version} cannot read it: serialized v"):
+        exported.Policy(path)
+
+
+@pytest.mark.parametrize("metadata", [None, {"policy": "[]"}, {"policy": "nothing"}, {"other": "{}"}])
+def test_a_safetensors_file_without_a_description_is_none_of_ours(metadata, tmp_path):
+    safetensors.torch.save_file({"x": torch.zeros(1)}, tmp_path / "policy.safetensors", metadata)
+    with pytest.raises(ValueError, match=NOT_OURS):
+        exported.Policy(tmp_path / "policy.safetensors")
 
 
 @pytest.mark.parametrize(

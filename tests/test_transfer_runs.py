@@ -12,6 +12,7 @@ import marl
 from marl import cli
 from marl.log import member_settings
 from marl.sources import origin, split
+from marl.types import UserError
 
 SMALL = {"hidden": (16, 16), "batch_size": 8, "buffer_size": 200, "threads": 1, "eval_every": 0, "warmup": 10}
 
@@ -72,6 +73,33 @@ def test_the_first_checkpoint_holds_the_weights_of_the_source(there):
     assert config["init"]["members"]["seed=3"] == {"run": str(there), "member": 1, "name": "seed=1"}
 
 
+def test_a_loaded_team_is_a_start_for_all_members_and_for_other_numbers_of_agents(there):
+    team = marl.load("there", member=1)
+    start = marl.train(
+        "maddpg", "mpe/simple_spread_v3", init_from=team, init_networks=["actor"], agents=5, seeds=(0, 3), run="here",
+        steps=1, **SMALL,
+    )  # fmt: skip
+    with (start / "init.csv").open() as file:
+        table = list(csv.reader(file))[1:]
+    assert table[:2] == [["member", f"seed={s}", "seed=1", "kept", "there seed=1, step 20"] for s in (0, 3)]
+    found = {(network, to): (origin, what) for network, to, origin, what, _ in table}
+    assert found["actor", "agent_4"] == ("agent_1", "padded") and found["critic", "agent_4"] == ("", "new")
+    obs = np.random.default_rng(0).normal(size=(5, 30))
+    new, old = marl.load(start, 1).act(obs), team.act(obs[:3, :18])  # what is padded is ignored at first
+    np.testing.assert_allclose(new[:3], old, atol=1e-6)
+    assert json.loads((start / "config.json").read_text())["init"]["members"]["seed=3"]["step"] == 20
+
+
+def test_a_team_whose_run_has_gone_on_since_it_was_loaded_is_no_start(there):
+    team = marl.load("there")
+    marl.resume("there", steps=24)
+    with pytest.raises(
+        UserError, match=r"there: expected its checkpoint of step 20, as when it was named, got step 24"
+    ):
+        marl.train("maddpg", "mpe/simple_spread_v3", init_from=team, run="here", **SMALL)
+    assert not (there.parent / "here").exists()
+
+
 def test_curves_of_runs_with_another_start_are_not_pooled(there):
     start = marl.train("maddpg", "mpe/simple_spread_v3", init_from=there, run="here", steps=1, **SMALL)
     config = json.loads((start / "config.json").read_text())
@@ -90,8 +118,8 @@ def test_bad_input_is_answered_with_one_line_and_no_folder(there, capsys):
     team = ["train", "maddpg", "mpe/simple_spread_v3", "--run", "here"]
     for arguments, answer in (
         (["--init-from", "nowhere"], "nowhere holds no run: it has no config.json"),
-        (["--init-from", "there:agent_9"], "no agent 'agent_9' in the run to start from; did you mean 'agent_"),
-        (["--init-from", "there:3"], "no agent '3' in the run to start from; choose from agent_0, agent_1, agent_2"),
+        (["--init-from", "there:agent_9"], "no agent 'agent_9' in there; did you mean 'agent_"),
+        (["--init-from", "there:3"], "no agent '3' in there; choose from agent_0, agent_1, agent_2"),
         (
             ["--init-from", "there", "--init-networks", "actr"],
             "init_networks: no network 'actr'; did you mean 'actor'?",
@@ -100,7 +128,7 @@ def test_bad_input_is_answered_with_one_line_and_no_folder(there, capsys):
     ):
         assert refused(capsys, *team, *arguments).startswith(answer)
     (there / "checkpoints").rename(there / "elsewhere")
-    assert refused(capsys, *team, "--init-from", "there") == "there has no checkpoint to start from"
+    assert refused(capsys, *team, "--init-from", "there") == "there has no checkpoint"
     assert not (there.parent / "here").exists()
 
 

@@ -1,5 +1,5 @@
 """DVM on MADDPG: agents learn apart, are distilled into one policy and one critic, and go on as copies of these
-(Wadhwania et al. 2019, policy distillation and value matching).
+(Wadhwania et al. 2019, policy distillation and value matching). Frozen teachers may be distilled along with them.
 
 A cycle is ``cycle_train`` updates of MADDPG and then ``cycle_distil`` updates in which the agents stand still.
 """
@@ -20,6 +20,7 @@ from marl.envs.base import EnvSpec
 from marl.modules.critics import Critic, joint_input, swaps
 from marl.modules.optim import StackedAdam
 from marl.modules.stacked import StackedMLP
+from marl.modules.teachers import Teacher, Teachers
 from marl.ops.losses import sum_of_means
 from marl.population import per_member
 from marl.replay import Replay
@@ -44,15 +45,21 @@ class DVM:
         spec: the environment's.
         configs: one per member; they may differ in the settings marked ``sweep``.
         seeds: one per member.
+        teachers: K frozen policies, whose weights come with ``load_state_dict`` or from ``marl.teaching``.
 
-    Raises ``UserError`` where agents differ in size, or share one network already.
+    Raises ``UserError`` where agents differ in size, or share one network already; and for teachers whose actions are
+    of another kind.
     """
 
     Config = DVMConfig
     Buffer = Replay
     memory_size = 0
 
-    def __init__(self, spec: EnvSpec, configs: Sequence[DVMConfig], seeds: Sequence[int]) -> None:
+    takes_teachers = True
+
+    def __init__(
+        self, spec: EnvSpec, configs: Sequence[DVMConfig], seeds: Sequence[int], teachers: Sequence[Teacher] = ()
+    ) -> None:
         self.config = config = configs[0]
         for what, sizes in (("observations", spec.obs_sizes), ("actions", spec.action_sizes)):
             if len(set(sizes)) > 1:
@@ -61,6 +68,7 @@ class DVM:
         if config.shared:
             raise UserError("dvm needs networks of each agent's own, got shared=true; choose shared=false")
         self.base = MADDPG(spec, configs, seeds)
+        self.teachers = Teachers(teachers, spec, len(seeds))
         self.agents, self.obs_size, self.action_size = spec.n_agents, spec.obs_size, spec.action_size
         self.discrete = spec.discrete
         init, width = Streams(seeds, "distil/init"), spec.n_agents * (spec.obs_size + spec.action_size)
@@ -86,30 +94,45 @@ class DVM:
         return metrics
 
     def distil(self, batch: Batch) -> Metrics:
-        """One gradient step of the distilled policy and critic towards those of all agents."""
+        """One gradient step of the distilled policy and critic towards those of all agents, and of the policy towards
+        the frozen teachers."""
         if self.discrete:
             batch = batch._replace(action=one_hot(batch.action, self.action_size).float())
         action = batch.action.unsqueeze(1)
         with torch.no_grad():
             teacher = self.base.actor_output(self.base.actor, batch.obs, batch.avail)
+            teacher = teacher if self.discrete else torch.tanh(teacher)
             value = self.base.critic(joint_input(batch.obs, action, shared=False))
         output = self.base.actor_output(self.distilled_actor, batch.obs, batch.avail)
         policy_loss = self.divergence(teacher, output)
-        self.distilled_actor_optimizer.step(sum_of_means(policy_loss))
+        loss, taught = policy_loss, {}
+        if self.teachers:  # each is worth one more agent
+            answers, common = self.teachers.answers(batch.obs, batch.avail)
+            further = self.divergence(answers, output.unsqueeze(2), common).sum(2) / self.agents
+            loss, taught = policy_loss + further, {"distil/teachers": further.detach().mean(-1) * self.agents}
+        self.distilled_actor_optimizer.step(sum_of_means(loss))
         matched = self.distilled_critic(joint_input(batch.obs, action, shared=self.config.permute))
         value_loss = (matched - value).square()
         self.distilled_critic_optimizer.step(sum_of_means(value_loss))
-        return {"distil/policy": policy_loss.detach().mean(-1), "distil/value": value_loss.detach().mean(-1)}
+        policy, critic = policy_loss.detach().mean(-1), value_loss.detach().mean(-1)
+        return {"distil/policy": policy, "distil/value": critic, **taught}
 
-    def divergence(self, teacher: Tensor, output: Tensor) -> Tensor:
-        """KL(pi_i || pi_d) of outputs ``[P, N, B, A]``: ``[P, N, B]``.
+    def divergence(self, teacher: Tensor, output: Tensor, common: Tensor | None = None) -> Tensor:
+        """KL(teacher || pi_d) over what both have, ``[..., A]`` -> ``[...]``.
 
         Deterministic actions stand for normal distributions of variance 1 around them: half the squared distance.
+
+        Args:
+            teacher: logits, or actions.
+            output: logits, or actions before the tanh.
+            common: bool ``[..., A]``, the actions (or components) that both have. None: all.
         """
-        if not self.discrete:
-            return (torch.tanh(output) - torch.tanh(teacher)).square().sum(-1) / 2
-        logp = log_softmax(teacher, -1)
-        return (logp.exp() * (logp - log_softmax(output, -1))).sum(-1)
+        if self.discrete:
+            logp = log_softmax(teacher, -1)
+            each = logp.exp() * (logp - log_softmax(output, -1))
+        else:
+            each = (torch.tanh(output) - teacher).square() / 2
+        return (each if common is None else each.masked_fill(~common, 0.0)).sum(-1)
 
     @torch.no_grad()
     def hand_out(self) -> None:
@@ -136,12 +159,14 @@ class DVM:
         return torch.cat([obs.flatten(1), action.flatten(1) + self.agents * self.obs_size], dim=-1)
 
     def state_dict(self) -> State:
-        return {**self.base.state_dict(), **save_parts(self, self.PARTS), "updates": self.updates}
+        taught = {"teachers": self.teachers.state_dict()} if self.teachers else {}
+        return {**self.base.state_dict(), **save_parts(self, self.PARTS), "updates": self.updates, **taught}
 
     def load_state_dict(self, state: State) -> None:
         self.base.load_state_dict(state)
         load_parts(self, self.PARTS, state)
         self.updates = state["updates"]
+        self.teachers.load_state_dict(state.get("teachers", {}))
 
     PARTS = (
         "distilled_actor",

@@ -1,5 +1,5 @@
-"""MAPTF on MADDPG: each agent learns from its own critic and from the teammate that its option module says to imitate
-(Yang et al. 2021).
+"""MAPTF on MADDPG: each agent learns from its own critic and from the teammate, or the frozen teacher, that its option
+module says to imitate (Yang et al. 2021).
 
 MADDPG does what it does alone; a term is added to its actors' loss, and the options are kept beside it.
 """
@@ -18,6 +18,7 @@ from marl.algos.maddpg import MADDPG, MADDPGConfig
 from marl.config import option
 from marl.envs.base import EnvSpec
 from marl.modules.options import OptionModule, OptionsConfig, everybodys_answers, whom
+from marl.modules.teachers import Teacher, Teachers
 from marl.population import per_member
 from marl.replay import Replay
 from marl.types import Acted, Batch, State, UserError, View
@@ -31,14 +32,17 @@ class MAPTFConfig(MADDPGConfig):
 
 
 class MAPTF:
-    """The learner. Shapes: P members, N agents, B rows, O = N options, D and A the widest observation and action.
+    """The learner. Shapes: P members, N agents, B rows, O = N + K options, D and A the widest observation and
+    action.
 
     Args:
         spec: the environment's.
         configs: one per member; they may differ in the settings marked ``sweep``.
         seeds: one per member.
+        teachers: K frozen policies, whose weights come with ``load_state_dict`` or from ``marl.teaching``.
 
-    Raises ``UserError`` where all agents share one network: there is nobody to imitate.
+    Raises ``UserError`` where all agents share one network: there is nobody to imitate; and for teachers whose actions
+    are of another kind.
     """
 
     Config = MAPTFConfig
@@ -46,12 +50,18 @@ class MAPTF:
     memory_size = 1
     """The option in use, counted from 1; 0 where none has been chosen yet."""
 
-    def __init__(self, spec: EnvSpec, configs: Sequence[MAPTFConfig], seeds: Sequence[int]) -> None:
+    takes_teachers = True
+
+    def __init__(
+        self, spec: EnvSpec, configs: Sequence[MAPTFConfig], seeds: Sequence[int], teachers: Sequence[Teacher] = ()
+    ) -> None:
         self.config = config = configs[0]
         if config.shared:
             raise UserError("maptf needs networks of each agent's own, got shared=true; choose shared=false")
         self.base = MADDPG(spec, configs, seeds)
-        self.options = OptionModule([c.options for c in configs], per_member(configs, "gamma"), seeds, spec.obs_mask)
+        self.teachers = Teachers(teachers, spec, len(seeds))
+        options, gamma = [c.options for c in configs], per_member(configs, "gamma")
+        self.options = OptionModule(options, gamma, seeds, spec.obs_mask, len(teachers))
         self.spec, self.discrete = spec, spec.discrete
 
     def act(self, view: View, explore: bool) -> Acted:
@@ -91,8 +101,10 @@ class MAPTF:
 
     @torch.no_grad()
     def everybodys_answers(self, obs: Tensor, avail: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Actor o's output at agent i's observation: see ``marl.modules.options.everybodys_answers``."""
-        return everybodys_answers(self.base.actor, obs, avail, self.spec)
+        """What agent or teacher o would do at agent i's observation, logits or actions ``[P, N, O, B, A]``; and which
+        entries agent i may follow: see ``marl.modules.options.everybodys_answers``."""
+        output, common = everybodys_answers(self.base.actor, obs, avail, self.spec)
+        return self.teachers.join(output if self.discrete else torch.tanh(output), common, obs, avail)
 
     def mismatch(self, output: Tensor, teacher: Tensor, common: Tensor) -> Tensor:
         """How far agents are from those they imitate: ``[P, N, B]``, with a gradient into ``output`` alone.
@@ -101,17 +113,20 @@ class MAPTF:
         components) that both have, and 0 where there are none.
 
         Args:
-            output, teacher: logits, or actions before the tanh, ``[P, N, B, A]``.
+            output: logits, or actions before the tanh, ``[P, N, B, A]``.
+            teacher: logits, or actions.
             common: ``[P, N, B, A]`` bool.
         """
         if self.discrete:
             return -(softmax(teacher, -1) * log_softmax(output, -1)).masked_fill(~common, 0.0).sum(-1)
-        square = (torch.tanh(output) - torch.tanh(teacher)).square()
+        square = (torch.tanh(output) - teacher).square()
         return square.masked_fill(~common, 0.0).sum(-1) / common.sum(-1)
 
     def state_dict(self) -> State:
-        return {**self.base.state_dict(), "options": self.options.state_dict()}
+        taught = {"teachers": self.teachers.state_dict()} if self.teachers else {}
+        return {**self.base.state_dict(), "options": self.options.state_dict(), **taught}
 
     def load_state_dict(self, state: State) -> None:
         self.base.load_state_dict(state)
         self.options.load_state_dict(state["options"])
+        self.teachers.load_state_dict(state.get("teachers", {}))

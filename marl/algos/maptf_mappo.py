@@ -1,5 +1,5 @@
-"""MAPTF on MAPPO: to the clipped surrogate comes the cross-entropy between the agent's policy and that of the teammate
-that its option module says to imitate (Yang et al. 2021).
+"""MAPTF on MAPPO: to the clipped surrogate comes the cross-entropy between the agent's policy and that of the teammate,
+or the frozen teacher, that its option module says to imitate (Yang et al. 2021).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from marl.algos.mappo import MAPPO, MAPPOConfig, Sequences
 from marl.config import option
 from marl.envs.base import EnvSpec, Step
 from marl.modules.options import OptionModule, OptionsConfig, everybodys_answers, whom
+from marl.modules.teachers import Teacher, Teachers
 from marl.ops.losses import masked_mean
 from marl.population import per_member
 from marl.rollout import Rollout
@@ -39,15 +40,17 @@ class OptionRollout(Rollout):
 
 
 class MAPTFMAPPO:
-    """The learner. Shapes: P members, N agents, B = T E rows, O = N options, D and A the widest observation and action.
+    """The learner. Shapes: P members, N agents, B = T E rows, O = N + K options, D and A the widest observation
+    and action.
 
     Args:
         spec: the environment's.
         configs: one per member; they may differ in the settings marked ``sweep``.
         seeds: one per member.
+        teachers: K frozen policies, whose weights come with ``load_state_dict`` or from ``marl.teaching``.
 
-    Raises ``UserError`` for networks that agents share, or that have a memory: what they would answer at another
-    agent's observation hangs on what they never saw.
+    Raises ``UserError`` for teachers whose actions are of another kind, and for networks that agents share, or that
+    have a memory: what they would answer at another agent's observation hangs on what they never saw.
     """
 
     Config = MAPTFMAPPOConfig
@@ -55,13 +58,19 @@ class MAPTFMAPPO:
     memory_size = 1
     """The option in use, counted from 1; 0 where an episode begins."""
 
-    def __init__(self, spec: EnvSpec, configs: Sequence[MAPTFMAPPOConfig], seeds: Sequence[int]) -> None:
+    takes_teachers = True
+
+    def __init__(
+        self, spec: EnvSpec, configs: Sequence[MAPTFMAPPOConfig], seeds: Sequence[int], teachers: Sequence[Teacher] = ()
+    ) -> None:
         self.config = config = configs[0]
         for name in ("shared", "recurrent"):
             if getattr(config, name):
                 raise UserError(f"maptf-mappo cannot imitate with {name}=true; choose {name}=false")
         self.base = MAPPO(spec, configs, seeds)
-        self.options = OptionModule([c.options for c in configs], per_member(configs, "gamma"), seeds, spec.obs_mask)
+        self.teachers = Teachers(teachers, spec, len(seeds))
+        options, gamma = [c.options for c in configs], per_member(configs, "gamma")
+        self.options = OptionModule(options, gamma, seeds, spec.obs_mask, len(teachers))
         self.spec, self.discrete = spec, spec.discrete
         self.rows = Streams(seeds, "options/rows")
 
@@ -99,8 +108,14 @@ class MAPTFMAPPO:
 
     @torch.no_grad()
     def everybodys_answers(self, obs: Tensor, avail: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Actor o's logits or mean at agent i's observation: see ``marl.modules.options.everybodys_answers``."""
-        return everybodys_answers(lambda seen: self.base.actor(seen.unsqueeze(2))[0].squeeze(2), obs, avail, self.spec)
+        """Agent or teacher o's logits or mean at agent i's observation, ``[P, N, O, B, A]``, and which entries agent i
+        may follow: see ``marl.modules.options.everybodys_answers``."""
+
+        def actor(seen: Tensor) -> Tensor:
+            output: Tensor = self.base.actor(seen.unsqueeze(2))[0]
+            return output.squeeze(2)
+
+        return self.teachers.join(*everybodys_answers(actor, obs, avail, self.spec), obs, avail)
 
     @torch.no_grad()
     def lesson(self, teacher: Tensor, weight: Tensor, option: Tensor) -> Tensor:
@@ -112,12 +127,14 @@ class MAPTFMAPPO:
             option: ``[P, N, B]``.
 
         Returns:
-            Discrete: weighted probabilities ``[P, N, B, A]``. Continuous: weights, means and variances side by side.
+            Discrete: weighted probabilities ``[P, N, B, A]``. Continuous: weights, means and variances side by side; a
+            frozen teacher's variance counts as the agent's own, so that only its mean is imitated.
         """
         if self.discrete:
             return weight * softmax(teacher, -1)
-        variance = (2 * self.base.actor.log_std.flatten(2)).exp()  # [P, O, A]
-        index = option.flatten(1).unsqueeze(-1).expand(-1, -1, teacher.shape[-1])
+        variance = (2 * self.base.actor.log_std.flatten(2)).exp()  # [P, N, A]
+        index = torch.where(option < self.spec.n_agents, option, self.options.me)
+        index = index.flatten(1).unsqueeze(-1).expand(-1, -1, teacher.shape[-1])
         return torch.cat([weight, teacher, variance.gather(1, index).view_as(teacher)], dim=-1)
 
     def imitation(self, output: Tensor, note: Tensor) -> Tensor:
@@ -147,12 +164,15 @@ class MAPTFMAPPO:
         return metrics
 
     def state_dict(self) -> State:
-        return {**self.base.state_dict(), "options": self.options.state_dict(), "rows": self.rows.state_dict()}
+        taught = {"teachers": self.teachers.state_dict()} if self.teachers else {}
+        own = {"options": self.options.state_dict(), "rows": self.rows.state_dict()}
+        return {**self.base.state_dict(), **own, **taught}
 
     def load_state_dict(self, state: State) -> None:
         self.base.load_state_dict(state)
         self.options.load_state_dict(state["options"])
         self.rows.load_state_dict(state["rows"])
+        self.teachers.load_state_dict(state.get("teachers", {}))
 
 
 def take(x: Tensor, index: Tensor) -> Tensor:

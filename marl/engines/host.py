@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import pickle
-import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
+from marl.pickling import dumps
 from marl.types import UserError
 
 log = logging.getLogger("marl")
@@ -91,30 +88,6 @@ def hear(answer: bytes, said: set[str]) -> Any:
             log.warning("%s", note)
     value = read(outcome)
     return pickle.loads(value)
-
-
-def dumps(what: Any) -> bytes:
-    """Pickled, with tensors as the numbers that they show: torch pickles slower, and all that a view is a view of."""
-    stream = io.BytesIO()
-    _Pickler(stream, protocol=pickle.HIGHEST_PROTOCOL).dump(what)
-    return stream.getvalue()
-
-
-class _Pickler(pickle.Pickler):
-    def reducer_override(self, what: Any) -> Any:
-        torch = sys.modules.get("torch")
-        if torch is not None and type(what) is torch.Tensor:
-            try:
-                return _tensor, (what.numpy(),)
-            except (RuntimeError, TypeError):  # what numpy does not have: gradients, bfloat16, devices
-                pass
-        return NotImplemented
-
-
-def _tensor(array: np.ndarray) -> Any:
-    import torch
-
-    return torch.from_numpy(array)
 
 
 def _make(recipe: bytes) -> Any:

@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from marl.doctor import cores
 from marl.engines.base import Call, Gone
-from marl.engines.host import Host, ask, dumps, hear
+from marl.engines.host import Host, ask, hear
+from marl.pickling import dumps
 from marl.processes import die_with_parent, how_it_ended, keep_memory, quiet_start
 
 

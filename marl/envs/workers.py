@@ -19,6 +19,7 @@ import torch
 
 from marl.envs.base import EnvSpec
 from marl.envs.copies import Build, CopiesEnv, Dead, LocalPool, Moment, Pool, Sight, copy_seeds
+from marl.pickling import dumps
 from marl.streams import derive
 from marl.types import State, UserError
 
@@ -57,14 +58,14 @@ class Worker:
     def __init__(self, build: Build, seeds: Sequence[int]) -> None:
         here, there = _CONTEXT.Pipe()
         self.connection = here
-        self.process = _CONTEXT.Process(target=_serve, args=(there, pickle.dumps((build, list(seeds)))), daemon=True)
+        self.process = _CONTEXT.Process(target=_serve, args=(there, dumps((build, list(seeds)))), daemon=True)
         self.process.start()
         there.close()  # so that the end of the process is the end of the pipe
 
     def send(self, method: str, *arguments: Any) -> None:
         """Ask; the answer is fetched by ``receive``. What a dead worker cannot take shows there."""
         with contextlib.suppress(OSError):
-            self.connection.send_bytes(pickle.dumps((method, arguments)))
+            self.connection.send_bytes(dumps((method, arguments)))
 
     def receive(self, timeout: float) -> Any:
         """The answer to the last ``send``, waited for ``timeout`` seconds.
@@ -246,15 +247,15 @@ def _serve(connection: Connection, job: bytes) -> None:
         pool = LocalPool(build, seeds)
         answer: Any = pool.spec
         while True:
-            connection.send_bytes(pickle.dumps(("answer", answer)))
+            connection.send_bytes(dumps(("answer", answer)))
             method, arguments = pickle.loads(connection.recv_bytes())
             answer = getattr(pool, method)(*arguments)
     except (EOFError, BrokenPipeError, ConnectionResetError, Dead):
         return
     except UserError as error:
-        connection.send_bytes(pickle.dumps(("user", str(error))))
+        connection.send_bytes(dumps(("user", str(error))))
     except Exception:
-        connection.send_bytes(pickle.dumps(("error", traceback.format_exc())))
+        connection.send_bytes(dumps(("error", traceback.format_exc())))
 
 
 def _die_with_parent() -> None:

@@ -54,15 +54,15 @@ def nearest(n: int, k: int) -> Tensor:
     return weights
 
 
-def validated(weights: Tensor) -> Tensor:
+def validated(weights: Tensor, name: str = "graph") -> Tensor:
     """User-given weights as ``[P or 1, N, N]`` float64; raises ``UserError`` unless each row sums to one or is zero.
 
-    Where the numbers cannot be looked at (see ``readable``), only the shape is checked.
+    Where the numbers cannot be looked at (see ``readable``), only the shape is checked. ``name``: for the message.
     """
-    require_tensor("graph", weights)
+    require_tensor(name, weights)
     shape = list(weights.shape)
     if weights.dim() not in (2, 3) or shape[-1] != shape[-2]:
-        raise UserError(f"graph: expected weights of shape [N, N] or [P, N, N], got {shape}")
+        raise UserError(f"{name}: expected weights of shape [N, N] or [P, N, N], got {shape}")
     weights = weights.detach().to(torch.float64)
     if not readable(weights):
         return weights if weights.dim() == 3 else weights.unsqueeze(0)
@@ -72,7 +72,7 @@ def validated(weights: Tensor) -> Tensor:
         row = [int(i) for i in wrong.nonzero()[0]]
         values = [round(float(x), 6) for x in weights[tuple(row)]]
         raise UserError(
-            f"graph: row {row[-1]} is {values}; each row must be non-negative and sum to one, or be all zero"
+            f"{name}: row {row[-1]} is {values}; each row must be non-negative and sum to one, or be all zero"
         )
     return weights if weights.dim() == 3 else weights.unsqueeze(0)
 
@@ -171,6 +171,8 @@ def make_graph(kind: str, n: int, neighbours: int, streams: Streams) -> Graph:
         "random": lambda: Random(n, neighbours, streams),
         "self": lambda: Fixed(torch.eye(n)),
     }
+    if n < 1:
+        raise UserError(f"graph: expected one critic or more, got {n}")
     if kind not in makers:
         raise UserError(f"reciprocity.graph: {kind!r} is not a choice{suggestion(kind, makers)}")
     return makers["self" if n == 1 else kind]()

@@ -1,4 +1,4 @@
-"""Options over a team's policies (Yang et al. 2021, MAPTF): option o of agent i is "imitate agent o".
+"""Options over policies (Yang et al. 2021, MAPTF): option o of agent i is "imitate agent o", or a frozen teacher.
 
 What an option is worth to an agent is read off a successor representation: features of observations in which rewards
 are linear, and the discounted sum of features that follow under the option. An option ends with a learnt probability.
@@ -64,19 +64,27 @@ class RewardHeads(Stacked):
 
 
 class OptionModule:
-    """One option module for each of P teams of N agents, with as many options. Shapes: K features, O = N options.
+    """One option module for each of P teams of N agents. Shapes: K features, O options, one for each agent and teacher.
 
     Args:
         configs: one per member; they may differ in the settings marked ``sweep``.
         gamma: discount of each member, ``[P, 1, 1]``.
         seeds: one per member.
         obs_mask: ``[N, D]`` bool, True where an observation is no padding.
+        teachers: frozen ones, whose options follow the agents'.
 
     Attributes:
         episodes: ``[P]`` int64, how many began while options were chosen.
     """
 
-    def __init__(self, configs: Sequence[OptionsConfig], gamma: Tensor, seeds: Sequence[int], obs_mask: Tensor) -> None:
+    def __init__(
+        self,
+        configs: Sequence[OptionsConfig],
+        gamma: Tensor,
+        seeds: Sequence[int],
+        obs_mask: Tensor,
+        teachers: int = 0,
+    ) -> None:
         def each(name: str) -> Tensor:
             return torch.tensor([float(getattr(c, name)) for c in configs]).view(-1, 1, 1)
 
@@ -84,6 +92,7 @@ class OptionModule:
         self.weight, self.fade, self.greedy, self.xi = each("weight"), each("fade"), each("greedy"), each("xi")
         self.reconstruction = each("reconstruction")
         self.agents, obs_size = obs_mask.shape
+        self.count = self.agents + teachers
         self.me = torch.arange(self.agents)[:, None]
         init = Streams(seeds, "options/init")
         self.nets: dict[str, Stacked] = {  # those with one network serve the whole team
@@ -91,9 +100,9 @@ class OptionModule:
             "decode": StackedMLP(init, 1, [FEATURES, HIDDEN, obs_size]),
             "reward": RewardHeads(init, self.agents),
             "successor": StackedMLP(init, 1, [FEATURES, HIDDEN]),
-            "successor_heads": StackedMLP(init, self.agents, [HIDDEN, self.agents * FEATURES]),
+            "successor_heads": StackedMLP(init, self.agents, [HIDDEN, self.count * FEATURES]),
             "termination": StackedMLP(init, 1, [FEATURES, HIDDEN]),
-            "termination_heads": StackedMLP(init, self.agents, [HIDDEN, self.agents]),
+            "termination_heads": StackedMLP(init, self.agents, [HIDDEN, self.count]),
         }
         self.targets = {name: self.nets[name].target_copy() for name in ("successor", "successor_heads")}
         self.optimizers = {
@@ -110,7 +119,7 @@ class OptionModule:
     def successors(self, features: Tensor, nets: dict[str, Stacked]) -> Tensor:
         """m_i(phi, o): the discounted features that follow, ``[P, N, B, K]`` -> ``[P, N, B, O, K]``."""
         shared = torch.relu(nets["successor"](features))
-        return nets["successor_heads"](shared).unflatten(-1, (self.agents, FEATURES))
+        return nets["successor_heads"](shared).unflatten(-1, (self.count, FEATURES))
 
     def values(self, features: Tensor) -> Tensor:
         """w_i . m_i(phi, o), what each option is worth: ``[P, N, B, K]`` -> ``[P, N, B, O]``."""
@@ -122,13 +131,13 @@ class OptionModule:
 
     @torch.no_grad()
     def ranking(self, obs: Tensor) -> Tensor:
-        """What imitating each agent is worth: ``[P, N, B, D]`` -> ``[P, N, B, O]``."""
+        """What imitating each agent and teacher is worth: ``[P, N, B, D]`` -> ``[P, N, B, O]``."""
         return self.values(self.embed(obs))
 
     def option(self, memory: Tensor) -> Tensor:
         """The options noted as ``choose`` does, ``[P, N, B, 1]`` -> ``[P, N, B]`` int64; one's own where none was."""
         held = memory.squeeze(-1).long()
-        return torch.where(held > 0, held.clamp(max=self.agents) - 1, self.me)
+        return torch.where(held > 0, held.clamp(max=self.count) - 1, self.me)
 
     @torch.no_grad()
     def choose(self, obs: Tensor, memory: Tensor) -> Tensor:
@@ -147,7 +156,7 @@ class OptionModule:
         option = self.option(memory)
         stop, keen, anything = self.chance.uniform(3, *option.shape[1:]).unbind(1)
         greedy = (self.greedy * self.episodes.view(-1, 1, 1)).clamp(max=MOST_GREEDY)
-        other = torch.where(keen < greedy, self.values(features).argmax(-1), (anything * self.agents).long())
+        other = torch.where(keen < greedy, self.values(features).argmax(-1), (anything * self.count).long())
         ends = begins | (stop < pick(self.beta(features), option))
         return (torch.where(ends, other, option) + 1).to(memory).unsqueeze(-1)
 
@@ -189,7 +198,7 @@ class OptionModule:
             after = self.embed(next_obs)
             values = self.values(after)
         beta = self.beta(after)
-        credited = one_hot(option, self.agents).bool()
+        credited = one_hot(option, self.count).bool()
         credited = credited if taken is None else credited | taken
         target = self.compute_target(features, after, values, beta.detach(), terminated)
         error = (self.successors(features, self.nets) - target).square().sum(-1)
@@ -209,6 +218,11 @@ class OptionModule:
             "option/value": masked_mean(pick(values, option), valid),
             "option/beta": masked_mean(ends.detach(), valid),
             "option/own": masked_mean((option == self.me).float(), valid),
+            **(
+                {"option/teacher": masked_mean((option >= self.agents).float(), valid)}
+                if self.count > self.agents
+                else {}
+            ),
         }
 
     @torch.no_grad()

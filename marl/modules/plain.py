@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from marl.modules.adjacency import AdjacencySpace, Exact
 from marl.modules.guards import require_tensor, same_device
 from marl.modules.sizes import Alike, fitted
 from marl.types import UserError
@@ -32,7 +33,10 @@ class Critics:
         """Critic j at state i of ``[G, B, D]``, without gradient: ``[B, *]``; i is 0 where all share one state."""
         home = j % len(states)
         entries = (_like(entries[i], entries[home]) for entries in self.rest)
-        value = self.critics[j](self.sizes(states[i], i, home), *entries)
+        return self.checked(j, self.critics[j](self.sizes(states[i], i, home), *entries), states)
+
+    def checked(self, j: int, value: Tensor, states: Tensor) -> Tensor:
+        """What critic j answered, without gradient; raises ``UserError`` where it fits no other's answer."""
         require_tensor(f"answer of critic {j}", value)
         if value.device != states.device:
             same_device({"states": states, f"answer of critic {j}": value})
@@ -41,6 +45,9 @@ class Critics:
             rows = states.shape[1]
             if answer.shape[:1] != (rows,):
                 raise UserError(f"critic {j}: expected shape [{rows}, ...], a row a state, got {list(answer.shape)}")
+            if not answer.is_floating_point():
+                kind = str(answer.dtype).removeprefix("torch.")
+                raise UserError(f"critic {j}: expected values in floating point, got {kind}")
             self.first = j, answer
         k, model = self.first
         if answer.shape != model.shape:
@@ -73,6 +80,13 @@ class Critics:
             for j in agents
         ]
         return torch.stack(answers).unflatten(0, (len(near), groups, len(agents)))
+
+
+def check_state(name: str, state: Any, space: AdjacencySpace) -> None:
+    """Raise ``UserError`` for anything but a tensor of a shape from which that space makes adjacent states."""
+    require_tensor(name, state)
+    if state.dim() < 2 or (state.dim() > 2 and not isinstance(space, Exact)):
+        raise UserError(f"{name}: expected shape [B, D] (any [B, ..., D] with exact or peer), got {list(state.shape)}")
 
 
 def _like(entry: Any, model: Any) -> Any:

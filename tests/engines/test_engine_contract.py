@@ -15,7 +15,7 @@ import torch
 from engine_tools import Broken, Diary, Ledger, Refused, alive, until
 
 from marl.engines import Gone, make_engine
-from marl.engines.host import dumps
+from marl.pickling import dumps
 from marl.types import UserError
 
 RAY = pytest.param("ray", marks=pytest.mark.ray)

@@ -180,12 +180,17 @@ def test_a_board_can_be_drawn() -> None:
 
 
 @needs_minatar
-def test_worker_processes_play_the_same() -> None:
+def test_worker_processes_play_the_same_and_take_and_give_states_with_their_uint32_generators() -> None:
     here, there = (make_env("minatar/Asterix", copies=2, workers=w) for w in (0, 1))
     try:
         assert torch.equal(here.reset(), there.reset())
         for action in presses(0, 5):
             a, b = (env.step(torch.full((1, 1, 2), action)) for env in (here, there))
             assert torch.equal(a.obs, b.obs) and torch.equal(a.reward, b.reward)
+        saved = there.state_dict()
+        past = [env.step(torch.full((1, 1, 2), 3)).obs for env in (here, there)]
+        there.load_state_dict(saved)
+        again = there.step(torch.full((1, 1, 2), 3)).obs
+        assert torch.equal(past[0], past[1]) and torch.equal(past[1], again)
     finally:
         there.close()

@@ -1,0 +1,42 @@
+"""The single-file TD3 of ``examples/swap_in/cleanrl`` at CleanRL's sizes, with and without reciprocity."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.pair import Work
+from marl.reciprocity import HookedCritics
+
+SCRIPT = Path(__file__).parent.parent / "examples" / "swap_in" / "cleanrl" / "plain.py"
+
+
+def updates(learners: int = 3, **reciprocity: Any) -> Work:
+    """Updates of each of the learners, two layers of 256 units, batch 256; {}: without reciprocity."""
+    spec = importlib.util.spec_from_file_location("cleanrl_plain", SCRIPT)
+    assert spec is not None and spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    torch.manual_seed(0)
+    made = [script.Learner(script.Args(hidden=256), number) for number in range(learners)]
+    for name in ("qf1_target", "qf2_target") if reciprocity else ():
+        generator = torch.Generator().manual_seed(0)
+        HookedCritics([getattr(learner, name) for learner in made], generator=generator, **reciprocity)
+    for learner in made:
+        for _ in range(1000):
+            learner.step(random=True)
+    number = 0
+
+    def work() -> float:
+        nonlocal number
+        number += 1
+        for learner in made:
+            learner.update(number, learner.sample())
+        return 1.0
+
+    for _ in range(4):
+        work()
+    return work

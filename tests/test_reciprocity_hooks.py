@@ -1,0 +1,384 @@
+"""``HookedCritics``: a library calls its target critics itself, and what they answer is blended."""
+
+import copy
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from marl.reciprocity import HookedCritics, LinearKappa, Peer, ReciprocalCritics, UserError, reciprocate
+from marl.testing import answering, check_reciprocity
+
+STATES = torch.randn(3, 8, 4, generator=torch.Generator().manual_seed(0))
+ACTIONS = torch.randn(3, 8, 2, generator=torch.Generator().manual_seed(1))
+NOTHING = torch.zeros(1, 1)
+
+
+class Twins(nn.Module):
+    """Answers ``scale`` times the sum of the state, plus the action; and twice that."""
+
+    def __init__(self, scale: float = 1.0) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(scale))
+        self.asked: list[list] = []
+
+    def forward(self, state, action):
+        self.asked.append(state.tolist())
+        value = self.scale * state.sum(-1, keepdim=True) + action
+        return value, 2 * value
+
+
+class Single(Twins):
+    def forward(self, state, action):
+        return super().forward(state, action)[0]
+
+
+def networks(n: int = 3) -> list[nn.Module]:
+    """Critics of the concatenated state and action."""
+
+    class Critic(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 1))
+
+        def forward(self, state, action):
+            return self.layers(torch.cat([state, action], -1))
+
+    torch.manual_seed(0)
+    return [Critic() for _ in range(n)]
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def number(value: float) -> torch.Tensor:
+    return torch.full((1, 1), value)
+
+
+# what it computes
+
+
+def test_each_twin_is_blended_for_itself_with_the_same_action():
+    """s = (1, 1), a = 1: critics say 2k + a and its double: 3, 21 and 201; of agent 0: .5 x 3 + .5 x (21 + 201) / 2."""
+    critics = [Twins(1.0), Twins(10.0), Twins(100.0)]
+    HookedCritics(critics, 0.5, adjacency="exact")
+    first, second = critics[0](torch.ones(1, 2), torch.ones(1, 1))
+    assert (first.tolist(), second.tolist()) == ([[57.0]], [[114.0]])
+    assert critics[2](torch.ones(1, 2), torch.ones(1, 1))[0].item() == 106.5  # .5 x 201 + .5 x (3 + 21) / 2
+
+
+def test_a_tensor_stays_a_tensor_and_a_list_a_list():
+    class Listed(Twins):
+        def forward(self, state, action):
+            return list(super().forward(state, action))
+
+    for kind, expected in ((Single, number(4.0)), (Listed, [number(4.0), number(8.0)])):
+        critics = [kind(1.0), kind(3.0)]
+        HookedCritics(critics, 0.5, adjacency="exact")
+        answer = critics[0](torch.full((1, 1), 2.0), NOTHING)  # 2 and 6: (2 + 6) / 2
+        assert type(answer) is type(expected) and torch.equal(torch.stack([*answer]), torch.stack([*expected]))
+
+
+def test_weights_say_who_is_asked_and_the_others_are_not():
+    critics = [Twins(1.0), Twins(10.0), Twins(100.0)]
+    HookedCritics(critics, 0.5, torch.tensor([[0.0, 0.0, 1.0], [0.5, 0.5, 0.0], [0.0, 0.0, 0.0]]), adjacency="exact")
+    state = torch.full((1, 1), 2.0)
+    assert critics[0](state, NOTHING)[0].item() == 101.0  # .5 x 2 + .5 x 200
+    assert [len(critic.asked) for critic in critics] == [1, 0, 1]
+    assert critics[1](state, NOTHING)[0].item() == 15.5  # .5 x 20 + .5 x (.5 x 2 + .5 x 20)
+    assert critics[2](state, NOTHING)[0].item() == 200.0  # hears nobody
+
+
+def test_one_learner_alone_hears_itself_at_adjacent_states():
+    """Two rows and one coordinate: the only adjacent state of 0 is 4 and the other way round; kappa .25: 1 and 3."""
+    critic = Twins()
+    for graph in ("self", "complete"):
+        hooks = HookedCritics([critic], 0.25, graph)
+        assert critic(torch.tensor([[0.0], [4.0]]), torch.zeros(2, 1))[0].tolist() == [[1.0], [3.0]]
+        hooks.remove()
+
+
+def test_levels_have_the_weights_of_their_distance():
+    """rho 1 and 2 of (1, 1), masked: (0, 1) or (1, 0), and (0, 0); softmax(-rho): .7311 x 1 + .2689 x 0."""
+    critic = Single()
+    HookedCritics([critic], 1.0, "self", "mask", rho=(1, 2))
+    assert critic(torch.ones(1, 2), NOTHING).item() == pytest.approx(0.7311, abs=1e-4)
+
+
+def test_one_after_the_other_gives_what_a_list_of_critics_gives_at_once():
+    critics = networks()
+    together = ReciprocalCritics(critics, 0.3, "nearest", "exact", neighbours=1)(STATES, ACTIONS)
+    HookedCritics(critics, 0.3, "nearest", "exact", neighbours=1)
+    for i, critic in enumerate(critics):
+        torch.testing.assert_close(critic(STATES[i], ACTIONS[i]), together[i])
+
+
+def test_adjacent_states_are_those_of_the_batch_at_hand_which_may_change_its_size():
+    critics = [Twins(), Twins()]
+    HookedCritics(critics, 0.5)
+    for rows in (2, 5):
+        batch = STATES[0, :rows]
+        critics[0](batch, torch.zeros(rows, 1))
+        near = torch.tensor(critics[1].asked[-1])
+        changed = near != batch
+        assert changed.sum(-1).tolist() == [1] * rows
+        assert all((near[row, d] == batch[:, d]).any() for row, d in changed.nonzero().tolist())
+
+
+def test_named_arguments_reach_the_peers():
+    critics = [Single(1.0), Single(3.0)]
+    HookedCritics(critics, 0.5, adjacency="exact")
+    assert critics[0](torch.zeros(1, 1), action=torch.ones(1, 1)).item() == 1.0  # both answer the action
+
+
+def test_the_last_gap_is_told():
+    critics = [Single(1.0), Single(3.0)]
+    hooks = HookedCritics(critics, lambda calls: 0.5 * (calls < 1), adjacency="exact")
+    assert hooks.gap is None
+    critics[0](torch.full((1, 1), 2.0), NOTHING)
+    assert hooks.gap.tolist() == [2.0]  # 4 instead of 2
+    critics[0](torch.full((1, 1), 2.0), NOTHING)
+    assert hooks.gap is None
+
+
+# what it leaves alone
+
+
+def test_kappa_zero_changes_no_bit_draws_nothing_asks_nobody_and_keeps_gradients():
+    critics, generator = [Twins(1.0), Twins(10.0)], seeded()
+    own = [part.detach() for part in critics[0](STATES[0], ACTIONS[0, :, :1])]
+    before = generator.get_state()
+    HookedCritics(critics, 0.0, generator=generator)
+    answer = critics[0](STATES[0], ACTIONS[0, :, :1])
+    assert all(torch.equal(one, two) and one.requires_grad for one, two in zip(answer, own, strict=True))
+    assert torch.equal(generator.get_state(), before) and not critics[1].asked
+
+
+def test_no_gradient_and_no_global_random_number():
+    critics = networks()
+    HookedCritics(critics, 0.5, "random", "gaussian", neighbours=1)
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    answer = critics[0](STATES[0].requires_grad_(), ACTIONS[0])
+    STATES.requires_grad_(False)
+    assert not answer.requires_grad
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == states[1:]
+
+
+def test_peers_are_asked_without_building_a_graph():
+    class Watched(Single):
+        def forward(self, state, action):
+            modes.append(torch.is_grad_enabled())
+            return super().forward(state, action)
+
+    modes: list[bool] = []
+    critics = [Watched(), Watched()]
+    HookedCritics(critics)
+    critics[0](STATES[0], ACTIONS[0, :, :1])
+    assert modes == [True, False]  # its own call as the host makes it
+
+
+def test_removed_hooks_leave_nothing_behind():
+    critics = networks()
+    own = critics[0](STATES[0], ACTIONS[0])
+    hooks = HookedCritics(critics, 0.5)
+    assert not torch.equal(critics[0](STATES[0], ACTIONS[0]), own)
+    hooks.remove()
+    assert torch.equal(critics[0](STATES[0], ACTIONS[0]), own) and not critics[0]._forward_hooks
+    HookedCritics(critics, 0.5)  # and may be hooked again
+
+
+def test_the_critics_stay_the_hosts():
+    critics = networks()
+    names = set(critics[0].state_dict())
+    hooks = HookedCritics(critics)
+    assert not list(hooks.parameters()) and set(hooks.state_dict()) == {"reciprocal._extra_state"}
+    assert set(critics[0].state_dict()) == names
+
+
+def test_other_hooks_on_a_peer_count():
+    critics = [Single(1.0), Single(3.0)]
+    HookedCritics(critics, 1.0, adjacency="exact")
+    answering(critics[1], 7.0)
+    assert critics[0](torch.ones(1, 1), NOTHING).item() == 7.0
+
+
+def test_a_critic_that_fails_while_it_is_asked_leaves_the_hooks_awake():
+    class Fragile(Single):
+        broken = True
+
+        def forward(self, state, action):
+            if self.broken:
+                raise ValueError("broken")
+            return super().forward(state, action)
+
+    critics = [Single(1.0), Fragile(3.0)]
+    HookedCritics(critics, 1.0, adjacency="exact")
+    with pytest.raises(ValueError, match="broken"):
+        critics[0](torch.ones(1, 1), NOTHING)
+    critics[1].broken = False
+    assert critics[0](torch.ones(1, 1), NOTHING).item() == 3.0
+
+
+# what it remembers
+
+
+def test_kappa_follows_the_calls_of_all_critics_together():
+    critics = [Single(1.0), Single(3.0)]
+    HookedCritics(critics, LinearKappa(0.0, 1.0, 4), adjacency="exact")
+    state = torch.ones(1, 1)  # kappa 0, .25, .5, .75, 1: 1, 3 - .25 x 2, 1 + .5 x 2, 3 - .75 x 2, 1 + 2
+    assert [critics[k % 2](state, NOTHING).item() for k in range(5)] == [1.0, 2.5, 2.0, 1.5, 3.0]
+
+
+def test_the_state_survives_a_file_that_holds_no_code(tmp_path):
+    def hooked() -> tuple[list[nn.Module], HookedCritics]:
+        critics = networks()
+        return critics, HookedCritics(
+            critics, LinearKappa(0.2, 0.8, 4), "random", "gaussian", neighbours=1, generator=seeded()
+        )
+
+    (critics, hooks), (critics_again, restored) = hooked(), hooked()
+    critics[0](STATES[0], ACTIONS[0])
+    torch.save(hooks.state_dict(), tmp_path / "hooks.pt")
+    following = critics[1](STATES[1], ACTIONS[1])
+    restored.load_state_dict(torch.load(tmp_path / "hooks.pt", weights_only=True))
+    assert torch.equal(critics_again[1](STATES[1], ACTIONS[1]), following)
+
+
+def test_a_copy_of_the_learners_listens_to_the_copies():
+    learners = nn.ModuleList([Single(1.0), Single(3.0)])
+    HookedCritics(list(learners), 1.0, adjacency="exact")
+    other = copy.deepcopy(learners)
+    with torch.no_grad():
+        other[1].scale.fill_(5.0)
+    assert (other[0](torch.ones(1, 1), NOTHING).item(), learners[0](torch.ones(1, 1), NOTHING).item()) == (5.0, 3.0)
+
+
+# what is refused
+
+
+@pytest.mark.parametrize(
+    "make, complaint",
+    [
+        (lambda: HookedCritics([lambda s: s], 0.5), r"critics\[0\]: expected a torch.nn.Module, got function"),
+        (
+            lambda: HookedCritics([critic := Twins(), critic]),
+            r"critics\[1\]: expected another module than critics\[0\]",
+        ),
+        (lambda: HookedCritics([Twins(), Twins()], adjacency="peer"), "adjacency: peer asks each critic at its own"),
+        (lambda: HookedCritics([Twins(), Twins()], adjacency=Peer()), "adjacency: peer asks each critic at its own"),
+        (lambda: HookedCritics([Twins(), Twins()], 1.5), "kappa: expected a number from 0 to 1, got 1.5"),
+        (
+            lambda: HookedCritics([Twins(), Twins()], graph=torch.eye(3)),
+            r"graph: expected shape \[2, 2\] for 2 critics",
+        ),
+        (lambda: HookedCritics([Twins(), Twins()], graph="nearest"), "reciprocity.neighbours: 2 of 2 agents"),
+        (lambda: HookedCritics([]), "critics: expected one or more, got none"),
+    ],
+)
+def test_what_cannot_be_hooked_is_refused_and_nothing_is_left_on_the_critics(make, complaint):
+    with pytest.raises(UserError, match=complaint):
+        make()
+
+
+def test_hooked_twice_is_refused():
+    critics = networks()
+    HookedCritics(critics)
+    with pytest.raises(UserError, match=r"critics\[0\] is hooked already; expected remove\(\)"):
+        HookedCritics(critics)
+
+
+class Odd(Twins):
+    """Answers whatever it is told to."""
+
+    def __init__(self, make) -> None:
+        super().__init__()
+        self.make = make
+
+    def forward(self, state, action):
+        return self.make(super().forward(state, action))
+
+
+@pytest.mark.parametrize(
+    "odd, complaint",
+    [
+        (lambda pair: pair[0], r"critic 1: expected shape \[8, 1, 2\] as critic 0 answered, got \[8, 1\]"),
+        (lambda pair: (*pair, pair[0]), r"critic 1: expected shape \[8, 1, 2\] as critic 0 answered, got \[8, 1, 3\]"),
+        (lambda pair: {"q": pair[0]}, "critic 1: expected a tensor or a tuple or list of tensors, got dict"),
+        (lambda pair: (pair[0], 1.0), "critic 1: expected a tensor or a tuple or list of tensors, got tuple"),
+        (
+            lambda pair: (pair[0], pair[1][:1]),
+            r"critic 1: expected tensors of one shape, got shapes \[\[8, 1\], \[1, 1\]\]",
+        ),
+        (lambda pair: (), r"critic 1: expected tensors of one shape, got shapes \[\]"),
+    ],
+)
+def test_critics_that_answer_differently_are_refused(odd, complaint):
+    critics = [Twins(), Odd(odd)]
+    HookedCritics(critics)
+    with pytest.raises(UserError, match=complaint):
+        critics[0](STATES[0], ACTIONS[0, :, :1])
+
+
+@pytest.mark.parametrize(
+    "call, complaint",
+    [
+        (
+            lambda critic: critic(state=STATES[0], action=NOTHING),
+            "critic 0: expected the states as its first positional",
+        ),
+        (lambda critic: critic(STATES, NOTHING), r"states of critic 0: expected shape \[B, D\]"),
+        (lambda critic: critic(STATES[0, :1], NOTHING), "resample takes values from other rows and needs a batch of 2"),
+        (lambda critic: critic(STATES[0, 0], torch.zeros(4)), r"states of critic 0: expected shape \[B, D\]"),
+    ],
+)
+def test_states_from_which_no_adjacent_ones_can_be_made_are_refused(call, complaint):
+    critics = [Twins(), Twins()]
+    HookedCritics(critics)
+    with pytest.raises(UserError, match=complaint):
+        call(critics[0])
+
+
+# the contract
+
+
+class Inline:
+    """Learners that compute their targets one after the other, where nobody can reach: ``critic(s, a)``, a minimum."""
+
+    def __init__(self, kappa, seed):
+        torch.manual_seed(seed)
+        self.critics = [Twins(k) for k in (0.5, 1.0, 2.0)]
+        self.next_state, self.action, self.reward = torch.randn(3, 16, 4), torch.randn(3, 16, 1), torch.randn(3, 16, 1)
+        if kappa is not None:
+            HookedCritics(self.critics, kappa, graph="nearest", neighbours=1)
+
+    def targets(self, terminated):
+        with torch.no_grad():
+            batches = zip(self.critics, self.next_state, self.action, self.reward, strict=True)
+            return torch.stack(
+                [r + 0.9 * (not terminated) * torch.cat(q(s, a), 1).amin(1, True) for q, s, a, r in batches]
+            )
+
+    def answer(self, values):
+        for critic, value in zip(self.critics, values, strict=True):
+            answering(critic, value)
+
+
+def test_a_host_that_is_hooked_keeps_the_promises():
+    check_reciprocity(Inline)
+
+
+def test_a_blend_of_the_minimum_is_not_a_blend_of_the_twins():
+    """Twins say (0, 2) and (2, 0): each minimum is 0, and so is their blend; blended twins say (1, 1)."""
+
+    def critic(first, second):
+        return Odd(lambda pair: (torch.full_like(pair[0], first), torch.full_like(pair[0], second)))
+
+    critics = [critic(0.0, 2.0), critic(2.0, 0.0)]
+    HookedCritics(critics, 0.5)
+    blended = torch.cat(critics[0](STATES[0], NOTHING.expand(8, 1)), 1).amin(1)
+    minima = torch.zeros(2, 8)
+    assert blended.tolist() == [1.0] * 8 and reciprocate(minima, minima.expand(2, 2, 8), 0.5).abs().max() == 0
