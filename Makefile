@@ -19,6 +19,7 @@ help:
 install: $(VENV)/installed
 
 test: $(VENV)/installed-test
+	$(BIN)/python benchmarks/venvs.py benchmarl
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -51,7 +52,6 @@ $(VENV)/installed: $(PACKAGE)
 
 $(VENV)/installed-test: $(VENV)/installed
 	$(PIP) install -c constraints.txt -e '.[test,smax,mamujoco,atari,minatar,ray,export,swap]'
-	$(BIN)/python benchmarks/venvs.py benchmarl
 	touch $@
 
 $(VENV)/installed-%: $(VENV)/installed

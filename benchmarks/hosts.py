@@ -3,7 +3,7 @@
     python benchmarks/hosts.py run cleanrl         # seeds 0 to 4, plain and with kappa = .5; goes on where it stopped
     python benchmarks/hosts.py table               # the rows of docs/results.md from what was run
 
-What a script prints last, ``return X``, goes to ``benchmarks/results/hosts.csv``. Each process computes with one thread.
+What a script prints last, ``return X``, goes to ``benchmarks/results/hosts.csv``. Each process has one thread.
 """
 
 from __future__ import annotations

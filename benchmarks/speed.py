@@ -16,7 +16,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from benchmarks import ours, plain, rivals, rivals_benchmarl, rivals_jaxmarl, rivals_torchrl
+from benchmarks import ours, plain, rivals, rivals_benchmarl, rivals_jaxmarl, rivals_torchrl, swap_rows
 from benchmarks.duels import Duel, Row, main
 from benchmarks.pair import Setup
 
@@ -81,6 +81,7 @@ DUELS: dict[str, Duel] = {
     "reciprocity, plain loop, one neighbour : without": in_a_plain_loop(kappa=0.5, graph="nearest", neighbours=1),
     "reciprocity, plain loop, self : without": in_a_plain_loop(kappa=0.5, graph="self"),
     "reciprocity, plain loop, kappa 0 : without": in_a_plain_loop(kappa=0.0),
+    **swap_rows.ROWS,
     "population of 8, maddpg on spread : of 1": Duel(
         training(algorithm="maddpg", environment=SPREAD, members=8),
         training(algorithm="maddpg", environment=SPREAD, members=1),

@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from stable_baselines3 import DDPG, TD3
-from stable_baselines3.common.logger import Logger
 
 from benchmarks.pair import Work
 from marl.reciprocity import HookedCritics
@@ -22,6 +20,9 @@ def updates(algorithm: str, **reciprocity: Any) -> Work:
         algorithm: ``td3`` or ``ddpg``.
         reciprocity: of ``HookedCritics``; nothing: without.
     """
+    from stable_baselines3 import DDPG, TD3
+    from stable_baselines3.common.logger import Logger
+
     torch.manual_seed(0)
     learner = {"td3": TD3, "ddpg": DDPG}[algorithm]
     models = [learner("MlpPolicy", "Pendulum-v1", buffer_size=ROWS, seed=i) for i in range(LEARNERS)]

@@ -22,7 +22,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("marl.registry", "marl.population", "marl.envs.base"),
     ("marl.ops",),
     ("marl.modules",),
-    ("marl.replay", "marl.reciprocity", "marl.testing"),
+    ("marl.replay", "marl.reciprocity", "marl.testing", "marl.swap"),
     ("marl.swap",),
     ("marl.rollout", "marl.episodes"),
     ("marl.algos",),

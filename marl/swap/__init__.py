@@ -1,0 +1,1 @@
+"""Reciprocity inside other people's libraries: a module for each that needs more than ``marl.reciprocity``."""

@@ -1,0 +1,292 @@
+"""Policy reciprocity in TorchRL's losses: ``blend_targets(loss, reciprocal)``.
+
+For critics of N agents in one network, as TorchRL's multi-agent networks are: observations ``[*B, N, D]`` in, values
+``[*B, N, 1]`` out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+from torchrl.objectives import DDPGLoss, LossModule, PPOLoss, QMixerLoss, TD3Loss
+from torchrl.objectives.value import GAE, TD0Estimator, TD1Estimator, TDLambdaEstimator, ValueEstimatorBase
+
+from marl.modules.graph import listeners
+from marl.reciprocity import Reciprocal
+from marl.types import UserError
+
+__all__ = ["blend_targets"]
+
+Key = str | tuple[str, ...]
+
+
+def blend_targets(loss: LossModule | ValueEstimatorBase, reciprocal: Reciprocal) -> None:
+    """From now on this loss bootstraps from Z* instead of Z; while kappa is 0 it runs its own code alone.
+
+    ``reciprocal`` becomes a part of the loss, ``loss.reciprocal``, and of its ``state_dict``.
+
+    Args:
+        loss: a ``DDPGLoss``, ``TD3Loss``, ``QMixerLoss`` or ``PPOLoss`` (clipped, KL, of one or several agents); or one
+            of PPO's value estimators, where it stands alone: TD(0), TD(1), TD(lambda), GAE.
+        reciprocal: of as many agents as the critic's network has.
+
+    Raises ``UserError`` for another loss or estimator, one that blends already, and a TD3 without target networks; the
+    loss does so later for a critic that reads or writes anything else than one row for each agent.
+    """
+    if hasattr(loss, "reciprocal"):
+        raise UserError(f"{type(loss).__name__}: expected one that does not blend its targets yet, this one does")
+    if isinstance(loss, ValueEstimatorBase):
+        _wire_values(loss, reciprocal)
+    elif isinstance(loss, PPOLoss):
+        _wire_estimator(loss, lambda estimator: _wire_values(estimator, reciprocal))
+    elif isinstance(loss, TD3Loss):
+        _wire_twins(loss, reciprocal)
+    elif isinstance(loss, DDPGLoss):
+        team = Team(loss.value_network, loss.tensor_keys.state_action_value, frozenset(loss.actor_network.out_keys))
+        _wire_estimator(loss, lambda estimator: _wire_estimate(estimator, team, reciprocal))
+    elif isinstance(loss, QMixerLoss):
+        local = Team(loss.local_value_network, loss.tensor_keys.local_value, read=_best_by_own(loss))
+        _wire_estimator(loss, lambda estimator: _wire_estimate(estimator, local, reciprocal))
+    else:
+        raise UserError(
+            f"loss: expected a DDPGLoss, TD3Loss, QMixerLoss, PPOLoss or a value estimator, got {type(loss).__name__}"
+        )
+    loss.reciprocal = reciprocal
+
+
+Call = Callable[[TensorDictBase], TensorDictBase]
+Spread = Callable[[Tensor], Tensor]
+"""``[R, N, *]`` -> ``[S L R, N, *]``: what belongs to agent i stands where critic j reads a state of agent i."""
+
+
+@dataclass(frozen=True)
+class Team:
+    """The critics of N agents, which one network holds.
+
+    Attributes:
+        critic: the network, which says what it reads and writes.
+        value: the key of its values, ``[R, N, C]``.
+        arguments: what it reads that is no part of a state: critic j at agent i's state reads agent i's entry as it is.
+        read: ``(answers, R, spread)``: what of the answers counts at adjacent states, which stand behind the R true
+            ones: ``[S L R, N, C]``. None: the values.
+    """
+
+    critic: Any
+    value: Key
+    arguments: frozenset[Key] = frozenset()
+    read: Callable[[TensorDictBase, int, Spread], Tensor] | None = None
+
+    def answer(self, reciprocal: Reciprocal, data: TensorDictBase, call: Call) -> TensorDictBase:
+        """``data`` ``[*B]``, which the critic reads, with all that it writes, Z* in place of its values."""
+        rows = data.reshape(-1)
+        blend, out = self.blended(reciprocal, rows, call)
+        answers = {key: out.get(key)[: len(rows)] for key in self.critic.out_keys}
+        for key, answer in [*answers.items(), (self.value, blend)]:
+            data.set(key, answer.reshape(*data.shape, *answer.shape[1:]))
+        return data
+
+    @torch.no_grad()
+    def blended(
+        self, reciprocal: Reciprocal, rows: TensorDictBase, call: Call, known: Tensor | None = None
+    ) -> tuple[Tensor, TensorDictBase]:
+        """Z* for ``[R]`` rows, ``[R, N, C]``; and all answers, of the adjacent states behind those of the rows.
+
+        Args:
+            call: runs the critic on rows, under the parameters that count. It is called once, for true and adjacent
+                states together: a call of a small network costs more than its rows.
+            known: ``[R, N, C]``, the values at the true states, which are then not asked for.
+        """
+        n, engine = reciprocal.agents, reciprocal.engine
+        entries = {key: rows.get(key) for key in self.critic.in_keys}
+        for key, entry in entries.items():
+            _require_agents(key, entry, n)
+        weights, count = engine.links(n, next(iter(entries.values()))), len(rows) if known is None else 0
+        if engine.space.views:
+            out = call(TensorDict(entries, [len(rows)])) if known is None else rows
+            values = self._values(out, known, len(rows), n)
+            return reciprocal.combined(values, values[None, None], weights).transpose(0, 1), out
+        near, who = self._adjacent(reciprocal, weights, entries)
+        shape = next(iter(near.values())).shape[:3]  # S, L, R
+
+        def spread(entry: Tensor) -> Tensor:
+            entry = entry[:, who].transpose(0, 1)
+            return entry.expand(shape[0], *entry.shape).flatten(0, 2)
+
+        asked = {k: near[k].flatten(0, 2) if k in near else spread(entry) for k, entry in entries.items()}
+        if known is None:
+            asked = {key: torch.cat([entries[key], more]) for key, more in asked.items()}
+        out = call(TensorDict(asked, [count + shape.numel()]))
+        values = self._values(out, known, count, n)
+        heard = out.get(self.value)[count:] if self.read is None else self.read(out, count, spread)
+        heard = heard.unflatten(0, shape).transpose(2, 3)  # [S, L, N, R, C]
+        if engine.graph.identity:
+            return reciprocal.combined(values, heard.squeeze(1), None).transpose(0, 1), out
+        heard = heard if self.joint else _placed(heard, who)
+        return reciprocal.combined(values, heard, weights).transpose(0, 1), out
+
+    @cached_property
+    def joint(self) -> bool:
+        """Each critic reads the states of all agents together, so that all see the same."""
+        return any(getattr(part, "centralized", False) for part in self.critic.modules())
+
+    def _values(self, out: TensorDictBase, known: Tensor | None, count: int, agents: int) -> Tensor:
+        """Those at the true states, ``[N, R, C]``."""
+        values = out.get(self.value)[:count] if known is None else known
+        _require_agents(self.value, values, agents)
+        return values.transpose(0, 1)
+
+    def _adjacent(
+        self, reciprocal: Reciprocal, weights: Tensor, entries: Mapping[Key, Tensor]
+    ) -> tuple[dict[Key, Tensor], Tensor]:
+        """Adjacent states, ``{key: [S, L, R, N_j, D]}``, and whose: in part l critic j reads one of agent who[l, j]."""
+        parts = {k: x for k, x in entries.items() if k not in self.arguments and x.is_floating_point()}
+        state = torch.cat(list(parts.values()), -1)  # [R, N, D]
+        graph, n = reciprocal.engine.graph, reciprocal.agents
+        who = torch.arange(n).unsqueeze(0)
+        if self.joint:
+            near = reciprocal.adjacent(state.flatten(1).unsqueeze(0)).unflatten(-1, state.shape[1:])
+        else:
+            if not graph.identity:
+                listens = listeners(graph, weights)
+                who = _hearers(None if listens is None else tuple(map(tuple, listens)), n)
+            near = reciprocal.adjacent(state.transpose(0, 1))[:, who].transpose(2, 3)
+        widths = [part.shape[-1] for part in parts.values()]
+        return dict(zip(parts, near.split(widths, -1), strict=True)), who
+
+
+def _require_agents(key: Key, entry: Tensor, agents: int) -> None:
+    if entry.dim() < 3 or entry.shape[1] != agents:
+        raise UserError(f"{key}: expected shape [rows, {agents}, *] for {agents} agents, got {list(entry.shape)}")
+
+
+@lru_cache(maxsize=64)
+def _hearers(listens: tuple[tuple[bool, ...], ...] | None, agents: int) -> Tensor:
+    """``[L, N]``: the agents that hear critic j, itself where they are fewer than L; None: everybody hears it."""
+    heard_by = [[i for i in range(agents) if listens is None or listens[i][j]] for j in range(agents)]
+    most = max(1, *map(len, heard_by))
+    return torch.tensor([column + [j] * (most - len(column)) for j, column in enumerate(heard_by)]).T
+
+
+def _placed(answers: Tensor, who: Tensor) -> Tensor:
+    """``[S, L, N_j, R, C]`` -> ``[S, N_i, N_j, R, C]``, 0 where i does not hear j."""
+    n = who.shape[1]
+    heard = answers.new_zeros(len(answers), n, *answers.shape[2:])
+    heard[:, who, torch.arange(n)] = answers
+    return heard
+
+
+def _switched_off(reciprocal: Reciprocal) -> bool:
+    """Begin a call; whether it changes nothing."""
+    reciprocal.turn()
+    reciprocal.engine.last = None
+    return reciprocal.engine.off
+
+
+def _best_by_own(loss: QMixerLoss) -> Callable[[TensorDictBase, int, Spread], Tensor]:
+    """Neighbours are asked what the action is worth that agent i's own network finds best at its true state."""
+    keys = loss.tensor_keys
+
+    def read(answers: TensorDictBase, count: int, spread: Spread) -> Tensor:
+        values, action = answers.get(keys.action_value)[count:], spread(answers.get(keys.action)[:count])
+        if loss.action_space != "categorical":
+            return (values * action.to(values.dtype)).sum(-1, keepdim=True)
+        return values.gather(-1, action if action.dim() == values.dim() else action.unsqueeze(-1))
+
+    return read
+
+
+def _wire_estimator(loss: LossModule, wire: Callable[[ValueEstimatorBase], None]) -> None:
+    """Wire the loss's value estimator, and each that takes its place."""
+    wire(loss.value_estimator)
+    make = loss.make_value_estimator
+
+    def make_value_estimator(*args: Any, **kwargs: Any) -> Any:
+        made = make(*args, **kwargs)
+        wire(loss.value_estimator)
+        return made
+
+    loss.make_value_estimator = make_value_estimator
+
+
+def _wire_estimate(estimator: ValueEstimatorBase, team: Team, reciprocal: Reciprocal) -> None:
+    """While the estimator asks for the next value, under target parameters, the critic answers Z*."""
+    estimate, critic = estimator.value_estimate, team.critic
+
+    def value_estimate(*args: Any, **kwargs: Any) -> Tensor:
+        if _switched_off(reciprocal):
+            return estimate(*args, **kwargs)
+        call = critic.forward
+        critic.forward = lambda data: team.answer(reciprocal, data, call)
+        try:
+            return estimate(*args, **kwargs)
+        finally:
+            del critic.forward
+
+    estimator.value_estimate = value_estimate
+
+
+def _wire_twins(loss: TD3Loss, reciprocal: Reciprocal) -> None:
+    """Under target parameters the critics answer Z*, of which the loss then takes the minimum over the twins."""
+    if not loss.delay_qvalue:
+        raise UserError("TD3Loss: expected delay_qvalue=True, targets cannot be told from critics without")
+    value, make = loss.tensor_keys.state_action_value, loss._make_vmap
+    team = Team(loss.qvalue_network, value, frozenset(loss.actor_network.out_keys))
+
+    def make_vmap() -> None:
+        make()
+        asked = loss._vmap_qvalue_network00
+
+        def answered(data: TensorDictBase, params: TensorDictBase) -> TensorDictBase:
+            def call(rows: TensorDictBase) -> TensorDictBase:  # [R] -> values [R, N, twins]
+                twins = asked(rows.expand(len(data), *rows.batch_size), params)
+                return rows.set(value, twins.get(value).squeeze(-1).movedim(0, -1))
+
+            if params is not loss.target_qvalue_network_params or _switched_off(reciprocal):
+                return asked(data, params)
+            blend = team.answer(reciprocal, data[0], call).get(value)
+            return TensorDict({value: blend.movedim(-1, 0).unsqueeze(-1)}, data.batch_size)
+
+        loss._vmap_qvalue_network00 = answered
+
+    loss._make_vmap = make_vmap
+    make_vmap()
+
+
+def _wire_values(estimator: ValueEstimatorBase, reciprocal: Reciprocal) -> None:
+    """The values of the next states are blended; those of the states themselves, which advantages subtract, are not."""
+    if not isinstance(estimator, TD0Estimator | TD1Estimator | TDLambdaEstimator | GAE):
+        raise UserError(f"value estimator: expected TD0, TD1, TDLambda or GAE, got {type(estimator).__name__}")
+    critic, asked = estimator.value_network, estimator._call_value_nets
+
+    def call_value_nets(data: TensorDictBase, params: Any, next_params: Any, **kwargs: Any) -> tuple[Any, ...]:
+        value, next_value, *rest = asked(data=data, params=params, next_params=next_params, **kwargs)
+        if _switched_off(reciprocal):
+            return value, next_value, *rest
+        team, following = Team(critic, kwargs["value_key"]), data.get("next").select(*critic.in_keys)
+        borrowed = nullcontext() if next_params is None else next_params.to_module(critic)
+        with borrowed:
+            blend = team.answer(reciprocal, following, critic).get(team.value)
+        if isinstance(estimator, GAE):
+            blend = torch.lerp(next_value, blend, _bootstrapped(estimator, data, next_value))
+        return value, blend, *rest
+
+    estimator._call_value_nets = call_value_nets
+
+
+def _bootstrapped(estimator: GAE, data: TensorDictBase, value: Tensor) -> Tensor:
+    """How much of the next value is a bootstrap in the lambda-return: 1 - lambda, and 1 where the return ends.
+
+    The rest of it is what GAE takes off again at the next step; it must stay V, or Z* would enter at every step anew.
+    """
+    done = data.get(("next", estimator.tensor_keys.done)).clone()
+    done.movedim(estimator._get_time_dim(None, data), 0)[-1] = True
+    while done.dim() < value.dim():
+        done = done.unsqueeze(-2)
+    return 1 - estimator.lmbda.to(value) * (~done).to(value)
