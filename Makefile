@@ -30,7 +30,7 @@ test: $(VENV)/installed-test
 train: install
 	$(BIN)/marl train $(TRAIN)
 
-bench: $(VENV)/installed-bench
+bench: $(VENV)/installed-bench $(VENV)/installed-swap
 	$(BIN)/python benchmarks/venvs.py
 	$(BIN)/python benchmarks/speed.py
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,7 +13,6 @@ from examples.swap_in.torchrl_ddpg import plain as ddpg
 from examples.swap_in.torchrl_ppo import plain as ppo
 from examples.swap_in.torchrl_qmix import plain as qmix
 
-Update = Callable[[], Any]
 ROWS = (ddpg.BATCH, ddpg.AGENTS)
 
 
