@@ -74,6 +74,7 @@ def train(
     """
     recipe = make_recipe(algorithm, environment, seeds, sweep or {}, env or {}, settings)
     names = [member.name for member in recipe.members]
+    init_networks = [init_networks] if isinstance(init_networks, str) else init_networks
     if isinstance(init_from, Team):
         init = origin(str(init_from.run), names, init_networks, only=init_from.member)
         at_step(init["members"], init_from.step)
@@ -84,6 +85,9 @@ def train(
         raise UserError("init_networks: of which run? init_from names none")
     if teachers:
         named = [teachers] if isinstance(teachers, str) else teachers
+        for teacher in named:
+            if not isinstance(teacher, str):
+                raise UserError(f"teachers: expected 'RUN:agent', got a {type(teacher).__name__}")
         recipe = dataclasses.replace(recipe, teachers=frozen(named, names, algorithm))
     command, folder = command or shlex.join(sys.argv), Path(run) if run else None
     if parts.wanted(recipe.loop):
