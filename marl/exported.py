@@ -40,33 +40,51 @@ class Policy:
             found = self.about["format"]
         except (KeyError, TypeError, ValueError):
             raise ValueError(f"{path} is no exported policy: expected a file that `marl export` wrote") from None
-        if found != FORMAT:
-            raise ValueError(f"{path} is an exported policy of format {found}, this reader expects format {FORMAT}")
+        if type(found) is not int or found != FORMAT:  # 1.0 and True equal 1
+            raise ValueError(f"{path} is an exported policy of format {found!r}, this reader expects format {FORMAT}")
         self._file.open(self.about)
 
     def __call__(self, obs: Any, avail: Any = None, memory: Any = None) -> Any:
         """The actions for rows of observations; arrays of numpy, of policy.pt2 tensors of torch.
 
         Args:
-            obs: [B, D] numbers as the environment gave them.
+            obs: [B, D] numbers as the environment gave them; B may be 0.
             avail: [B, A] bool, which actions may be taken; None: all. Only where policy.json names this input.
             memory: [B, H], what the last call gave; None: zeros, as an episode begins. Likewise.
 
         Returns:
             [B] indices, or [B, A] numbers in [-1, 1]; and the next memory, if there is one.
+
+        Raises:
+            ValueError: another shape, or an input that this policy has not.
         """
-        sizes = {name: entry["size"] for name, entry in self.about["inputs"].items()}
-        x = self._file.array(obs, "float32")
-        if x.ndim != 2 or x.shape[1] != sizes["obs"]:
-            raise ValueError(f"obs: expected rows of {sizes['obs']} numbers, got an array of shape {tuple(x.shape)}")
-        inputs = {"obs": x}
-        if "avail" in sizes:
-            inputs["avail"] = self._file.array([[True] * sizes["avail"]] * len(x) if avail is None else avail, "bool")
-        if "memory" in sizes:
-            given = [[0.0] * sizes["memory"]] * len(x) if memory is None else memory
-            inputs["memory"] = self._file.array(given, "float32")
+        wanted = self.about["inputs"]
+        inputs = {"obs": self._rows("obs", obs)}
+        rows = len(inputs["obs"])
+        for name, value in (("avail", avail), ("memory", memory)):
+            if name in wanted and value is None:
+                value, size = name == "avail", wanted[name]["size"]
+                inputs[name] = self._file.array([[value] * size] * rows, wanted[name]["type"]).reshape(rows, size)
+            elif name in wanted:
+                inputs[name] = self._rows(name, value, rows)
+            elif value is not None:
+                raise ValueError(f"{name}: this policy has no such input, it takes {' and '.join(wanted)}")
         action, memory = self._file.run(inputs)
-        return (action, memory) if "memory" in sizes else action
+        return action if memory is None else (action, memory)
+
+    def _rows(self, name: str, value: Any, rows: int | None = None) -> Any:
+        """An input as an array [rows, size]; None: any number of rows."""
+        size, kind = self.about["inputs"][name]["size"], self.about["inputs"][name]["type"]
+        expected = (
+            f"expected {'' if rows is None else f'{rows} '}rows of {size} {'flags' if kind == 'bool' else 'numbers'}"
+        )
+        try:
+            x = self._file.array(value, kind)
+        except (TypeError, ValueError, RuntimeError):
+            raise ValueError(f"{name}: {expected}, got {type(value).__name__}") from None
+        if x.ndim != 2 or x.shape[1] != size or rows not in (None, len(x)):
+            raise ValueError(f"{name}: {expected}, got an array of shape {tuple(x.shape)}")
+        return x
 
 
 class Safetensors:
@@ -99,7 +117,7 @@ class Safetensors:
             elif layer["kind"] == "conv":
                 x = self.conv(x.reshape(len(x), *layer.get("pixels", x.shape[1:])), p, layer["stride"])
             else:
-                x = x.reshape(len(x), -1) @ p["weight"].T + p["bias"]
+                x = x.reshape(len(x), p["weight"].shape[1]) @ p["weight"].T + p["bias"]
             if layer["then"] == "relu":
                 x = np.maximum(x, 0)
             elif layer["then"] == "tanh":
@@ -176,7 +194,11 @@ class Onnx:
         return self.numpy.asarray(value, kind)
 
     def run(self, inputs: dict[str, Any]) -> tuple[Any, Any]:
-        return (*self.session.run(None, inputs), None)[:2]
+        rows, padded = len(inputs["obs"]), inputs
+        if rows == 0:  # of no rows ArgMax makes an array of another shape
+            padded = {name: self.numpy.zeros((1, *x.shape[1:]), x.dtype) for name, x in inputs.items()}
+        action, *memory = (x[:rows] for x in self.session.run(None, padded))
+        return action, memory[0] if memory else None
 
 
 def _line(error: Exception) -> str:

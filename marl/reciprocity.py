@@ -12,7 +12,6 @@ Everything works on torch tensors. NumPy and JAX arrays are refused, and no tens
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from numbers import Real
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ from torch import Tensor
 from marl.modules.adjacency import AdjacencySpace, Exact, Gaussian, Mask, Nearest, Peer, Resample
 from marl.modules.foreign import Kappa, LinearKappa, Links, Reciprocal
 from marl.modules.graph import complete, listeners, nearest, validated
-from marl.modules.guards import readable, refuse_array, require_tensor, same_device
+from marl.modules.guards import checked_kappa, readable, refuse_array, require_floating, require_tensor, same_device
 from marl.modules.hooks import HookedCritics
 from marl.modules.plain import Critics, check_state
 from marl.modules.reciprocity import Reciprocity, ReciprocityConfig, Values, blend, make_reciprocity, mix
@@ -61,15 +60,20 @@ def reciprocate(own: Tensor, peers: Tensor, kappa: float | Tensor, weights: Tens
         kappa: in [0, 1]; a number, or a tensor ``[N]`` where agents differ.
         weights: ``[N, N]``, rows sum to one or are zero; None: all the others alike (of one agent alone: itself).
 
-    Raises ``UserError`` for other shapes, another device, a kappa outside [0, 1], or weights that are not
+    All values must be finite, those of weight 0 too: 0 times NaN is NaN.
+
+    Raises ``UserError`` for other shapes, another device, integers, a kappa outside [0, 1], or weights that are not
     row-stochastic. The numbers inside tensors are not looked at in a compiled graph or a vmap.
     """
     given: dict[str, Any] = {"own": own, "peers": peers}
-    given |= {"kappa": kappa} if not isinstance(kappa, Real) else {}
+    given |= {"kappa": kappa} if isinstance(kappa, Tensor) else {}
     given |= {} if weights is None else {"weights": weights}
     for name, value in given.items():
         require_tensor(name, value)
     same_device(given)
+    require_floating("own", own)
+    require_floating("peers", peers)
+    own, peers = own.detach(), peers.detach()
     if own.dim() == 0:
         raise UserError("own: expected shape [N, ...], got []")
     n = own.shape[0]
@@ -78,11 +82,11 @@ def reciprocate(own: Tensor, peers: Tensor, kappa: float | Tensor, weights: Tens
     if isinstance(kappa, Tensor):
         if kappa.shape not in ((), (1,), (n,)):
             raise UserError(f"kappa: expected a number or shape {[n]}, got shape {list(kappa.shape)}")
-        fits = not readable(kappa) or bool(((kappa >= 0) & (kappa <= 1)).all())
+        kappa = kappa.detach()
+        for number in kappa.flatten().tolist() if readable(kappa) else ():
+            checked_kappa(number)
     else:
-        fits = 0 <= kappa <= 1
-    if not fits:
-        raise UserError(f"kappa: expected numbers from 0 to 1, got {kappa}")
+        checked_kappa(kappa)
     share = torch.as_tensor(kappa, dtype=own.dtype, device=own.device).view(1, -1)
     links = complete(n).unsqueeze(0) if weights is None else validated(weights, "weights")
     if links.shape != (1, n, n):
@@ -169,8 +173,10 @@ class ReciprocalCritics(torch.nn.Module):
         tensors: dict[str, Tensor] = {}
         for what, given in (("states", states), *((f"argument {k + 1}", entries) for k, entries in enumerate(rest))):
             refuse_array(what, given)
-            if len(given) not in (1, n) or len(given) != len(states):
-                raise UserError(f"{what}: expected one entry for each of {n} critics or one for all, got {len(given)}")
+            if len(states) not in (1, n):
+                raise UserError(f"states: expected one for each of {n} critics or one for all, got {len(states)}")
+            if len(given) != len(states):
+                raise UserError(f"{what}: expected {len(states)}, as many as states, got {len(given)}")
             for i, entry in enumerate(given):
                 refuse_array(f"{what}[{i}]", entry)
                 if isinstance(entry, Tensor):

@@ -22,8 +22,8 @@ def origin(
 ) -> dict[str, Any]:
     """Where the members of a new run start from, as JSON: what ``marl.transfer`` goes by, and ``config.json`` holds.
 
-    A member starts from the source's member of the same name; without one, from that of the same number, counted round
-    and round where the source has fewer.
+    A member starts from the source's member of the same name; without one, from the first. So it depends on no other
+    member of the new run.
 
     Args:
         text: ``RUN``, or ``RUN:agent`` (name or number) to start every agent from that one.
@@ -40,9 +40,7 @@ def origin(
     """
     folder, agent = split(text)
     recipe = Recipe.from_json(read_training(folder))
-    found = {}
-    for number, name in enumerate(members):
-        found[name] = _entry(folder, recipe, _number(name, recipe, number) if only is None else only)
+    found = {name: _entry(folder, recipe, _number(name, recipe) if only is None else only) for name in members}
     given = list(networks) if networks else None
     numbered = None if agent is None else _agent(agent, _spec(recipe), folder)
     return {"given": text, "networks": given, "agent": numbered, "members": found}
@@ -78,7 +76,7 @@ def teachers(texts: Sequence[str], members: Sequence[str], algorithm: str) -> li
     for text in texts:
         folder, named = split(text)
         recipe = Recipe.from_json(read_training(folder))
-        found = {name: _entry(folder, recipe, _number(name, recipe, 0)) for name in members}
+        found = {name: _entry(folder, recipe, _number(name, recipe)) for name in members}
         at_step(found)
         spec = _spec(recipe)
         if named is None and spec.n_agents > 1:
@@ -103,10 +101,10 @@ def _takes_teachers(algorithm: str) -> bool:
     return getattr(registry.algorithm(algorithm), "takes_teachers", False)
 
 
-def _number(name: str, recipe: Recipe, otherwise: int) -> int:
-    """That of the member of that name; without one ``otherwise``, counted round and round."""
+def _number(name: str, recipe: Recipe) -> int:
+    """That of the member of that name; without one, of the first."""
     names = [member.name for member in recipe.members]
-    return names.index(name) if name in names else otherwise % len(names)
+    return names.index(name) if name in names else 0
 
 
 def _entry(folder: Path, recipe: Recipe, member: int) -> dict[str, Any]:

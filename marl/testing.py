@@ -19,6 +19,7 @@ from marl.types import UserError
 __all__ = ["BrokenPromise", "Host", "MakeHost", "answering", "check_reciprocity"]
 
 KAPPA = 0.5
+TURNS = (False, True, False)  # does the batch end its episodes? of the calls that are made in a row
 
 
 class BrokenPromise(AssertionError):
@@ -46,7 +47,7 @@ class Host(Protocol):
 
 
 MakeHost = Callable[[float | None, int], Host]
-"""``make_host(kappa, seed)``; kappa None: the host as it was before reciprocity came into it."""
+"""``make_host(kappa, seed)`` with kappa 0, .5 or 1; None: the host as it was before reciprocity came into it."""
 
 
 def answering(critic: torch.nn.Module, value: float) -> None:
@@ -65,18 +66,22 @@ def check_reciprocity(make_host: MakeHost, agents: int | None = None, seed: int 
 
     1. Two hosts of one seed are alike (otherwise nothing else could be told).
     2. With kappa = 0 the targets are those of the host without reciprocity, bit for bit, three times in a row.
-    3. With kappa = 0 neither the global random streams nor the host's own are touched more than without.
+    3. With kappa = 0 neither the global random streams nor the host's own are touched more than without, after three
+       calls either.
     4. With kappa = .5 targets carry no gradient.
     5. With kappa = .5 the targets are others: reciprocity is connected.
     6. The mixing is row-stochastic: critics that agree leave the targets as they were, and a critic that answers more
-       lowers nobody's target. Where there are several agents, somebody's rises with another's critic.
-    7. A transition that ends its episode has no bootstrap: what critics answer does not reach its target.
+       lowers nobody's target. Where there are several agents, somebody's rises with another's critic. Unless the host
+       itself mixes the critics of its team (QMIX), others weigh at most kappa together, and with kappa 1 twice as much.
+    7. A transition that ends its episode has no bootstrap: its target is the one without reciprocity, whatever critics
+       answer.
 
     Args:
         make_host: see ``MakeHost``.
         agents: N; None: the first size of the targets, which a mixing network would hide.
         seed: of the hosts, and of the global streams as each is made.
-        tolerance: of 6, relative to the largest target.
+        tolerance: of 6, and of 7 where hosts are compared; relative to the largest target without a bootstrap, or to 1
+            if that is more. For 6 critics answer numbers of that size, so that large rewards hide nothing.
     """
 
     def made(kappa: float | None, values: Sequence[float] | None = None) -> Host:
@@ -98,7 +103,8 @@ def check_reciprocity(make_host: MakeHost, agents: int | None = None, seed: int 
             _no_gradient(made)
             _connected(made)
             _row_stochastic(made, found, tolerance)
-            _terminal(made, found)
+            _shares(made, found, tolerance)
+            _terminal(made, found, tolerance)
     finally:
         _restore(saved)
 
@@ -117,9 +123,11 @@ def _alike(made: Made) -> Tensor:
 
 
 def _identity(made: Made) -> None:
-    plain, off = made(None), made(0.0)
-    for turn, terminated in enumerate((False, True, False), 1):
-        expected, got = plain.targets(terminated), off.targets(terminated)
+    ran: list[list[Tensor]] = []
+    for kappa in (None, 0.0):  # one after the other: hosts may draw from the global streams
+        host = made(kappa)
+        ran.append([host.targets(terminated) for terminated in TURNS])
+    for turn, (expected, got) in enumerate(zip(*ran, strict=True), 1):
         if expected.shape != got.shape:
             raise BrokenPromise(
                 f"kappa 0: targets have shape {list(got.shape)}, without reciprocity {list(expected.shape)}"
@@ -133,7 +141,8 @@ def _streams_untouched(made: Made) -> None:
     after: list[tuple[Any, Any]] = []
     for kappa in (None, 0.0):
         host = made(kappa)
-        host.targets(False)
+        for terminated in TURNS:
+            host.targets(terminated)
         drawn = host.draw() if hasattr(host, "draw") else torch.zeros(0)
         after.append((_streams(), drawn))
     (plain, plain_drawn), (off, off_drawn) = after
@@ -154,41 +163,81 @@ def _connected(made: Made) -> None:
         raise BrokenPromise(f"kappa {KAPPA}: the targets are those of kappa 0, reciprocity is not connected")
 
 
-def _row_stochastic(made: Made, agents: int, tolerance: float) -> None:
-    def targets(kappa: float | None, values: Sequence[float]) -> Tensor:
-        return made(kappa, values).targets(False).detach()
+def _answered(made: Made, kappa: float | None, values: Sequence[float]) -> Tensor:
+    return made(kappa, values).targets(False).detach()
 
-    for value in (0.0, 1.0, -10.0):
+
+def _size(targets: Tensor) -> float:
+    """What tolerances are relative to."""
+    return max(1.0, targets.abs().max().item())
+
+
+def _row_stochastic(made: Made, agents: int, tolerance: float) -> None:
+    size = _size(_answered(made, None, [0.0] * agents))
+    for value in (0.0, size, -10 * size):
         agreed = [value] * agents
-        plain, got = targets(None, agreed), targets(KAPPA, agreed)
+        plain, got = _answered(made, None, agreed), _answered(made, KAPPA, agreed)
         far = (plain - got).abs().max().item()
-        if far > tolerance * max(1.0, plain.abs().max().item()):
+        if far > tolerance * _size(plain):
             raise BrokenPromise(
                 f"kappa {KAPPA}: all critics answer {value:g} and targets move by {far:.3g}; weights must sum to one"
             )
-    nobody = targets(KAPPA, [0.0] * agents)
+    nobody = _answered(made, KAPPA, [0.0] * agents)
     heard = agents == 1
     for j in range(agents):
-        risen = targets(KAPPA, [float(k == j) for k in range(agents)]) - nobody
-        if risen.min().item() < -tolerance:
+        risen = _answered(made, KAPPA, [size * (k == j) for k in range(agents)]) - nobody
+        if risen.min().item() < -tolerance * size:
             i = int(risen.flatten(1).amin(-1).argmin())
             raise BrokenPromise(
-                f"kappa {KAPPA}: critic {j} answers 1 more and the target of agent {i} falls by {-risen.min():.3g}; "
-                "weights must not be negative"
+                f"kappa {KAPPA}: critic {j} answers {size:g} more and the target of agent {i} falls by "
+                f"{-risen.min():.3g}; weights must not be negative"
             )
         others = [i for i in range(len(risen)) if i != j]
-        heard = heard or bool((risen[others] > tolerance).any())
+        heard = heard or bool((risen[others] > tolerance * size).any())
     if not heard:
         raise BrokenPromise(f"kappa {KAPPA}: no agent's target rises with another agent's critic")
 
 
-def _terminal(made: Made, agents: int) -> None:
+def _shares(made: Made, agents: int, tolerance: float) -> None:
+    """The blends are compared, not the targets' rises: targets may be any rising function of them."""
+
+    def others(i: int, value: float) -> list[float]:
+        return [value * (k != i) for k in range(agents)]
+
+    nobody = _answered(made, None, [0.0] * agents)
+    size = _size(nobody)
+    if not torch.equal(_answered(made, None, others(0, size))[0], nobody[0]):
+        return  # the host mixes the critics of its team itself
+    most = _answered(made, None, [KAPPA * size] * agents)
+    for i in range(len(nobody)):
+        half, full = _answered(made, KAPPA, others(i, size))[i], _answered(made, 1.0, others(i, KAPPA * size))[i]
+        over, far = (half - most[i]).max().item(), (half - full).abs().max().item()
+        if over > tolerance * size:
+            raise BrokenPromise(
+                f"kappa {KAPPA}: the critics of others answer {size:g}, that of agent {i} 0, and its target is "
+                f"{over:.3g} above that of a bootstrap of {KAPPA * size:g}; others must not weigh more than kappa"
+            )
+        if far > tolerance * size:
+            raise BrokenPromise(
+                f"kappa {KAPPA} with answers of {size:g} by all but agent {i}, and kappa 1 with answers of "
+                f"{KAPPA * size:g}, give it targets that differ by {far:.3g}; others must weigh in proportion to kappa"
+            )
+
+
+def _terminal(made: Made, agents: int, tolerance: float) -> None:
     low, high = (made(KAPPA, [value] * agents).targets(True).detach() for value in (0.0, 1000.0))
     far = (high - low).abs().max().item()
     if far > 0:
         raise BrokenPromise(
             f"kappa {KAPPA}: critics that answer 1000 instead of 0 move the targets of transitions that end the "
             f"episode by {far:.3g}; those have no bootstrap"
+        )
+    plain, got = made(None).targets(True), made(KAPPA).targets(True)
+    far = (got - plain).abs().max().item()
+    if far > tolerance * _size(plain):
+        raise BrokenPromise(
+            f"kappa {KAPPA}: targets of transitions that end the episode differ by {far:.3g} from those without "
+            "reciprocity; nothing but the bootstrap may be blended"
         )
 
 

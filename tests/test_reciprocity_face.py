@@ -37,12 +37,19 @@ def test_pure_function_of_one_agent_blends_with_its_own_adjacent_value():
     assert reciprocate(torch.tensor([2.0]), torch.tensor([[4.0]]), 0.5).tolist() == [3.0]
 
 
+def test_pure_function_leaves_no_derivative_of_either_kind():
+    given = torch.ones(2), torch.ones(2, 2), torch.full((2,), 0.5)
+    _, tangent = torch.func.jvp(reciprocate, given, given)
+    assert tangent.tolist() == [0.0, 0.0]
+    assert not reciprocate(*(x.requires_grad_() for x in given)).requires_grad
+
+
 @pytest.mark.parametrize(
     ("peers", "kappa", "weights", "message"),
     [
         (torch.ones(2, 3), 0.5, None, r"peers: expected shape \[2, 2\] for own \[2\], got \[2, 3\]"),
-        (torch.ones(2, 2), 1.5, None, "kappa: expected numbers from 0 to 1, got 1.5"),
-        (torch.ones(2, 2), float("nan"), None, "kappa: expected numbers from 0 to 1, got nan"),
+        (torch.ones(2, 2), 1.5, None, "kappa: expected a number from 0 to 1, got 1.5"),
+        (torch.ones(2, 2), float("nan"), None, "kappa: expected a number from 0 to 1, got nan"),
         (torch.ones(2, 2), 0.5, torch.eye(3), r"weights: expected shape \[2, 2\], got \[3, 3\]"),
         (torch.ones(2, 2), 0.5, torch.ones(2, 2), r"row 0 is \[1.0, 1.0\]"),
     ],
@@ -178,8 +185,8 @@ def test_own_graph_and_own_adjacency_objects_are_accepted():
 @pytest.mark.parametrize(
     ("states", "rest", "message"),
     [
-        (torch.ones(3, 4, 2), (), "states: expected one entry for each of 2 critics or one for all, got 3"),
-        (torch.ones(2, 4, 2), (torch.ones(3, 4, 1),), "argument 1: expected one entry for each of 2 critics"),
+        (torch.ones(3, 4, 2), (), "states: expected one for each of 2 critics or one for all, got 3"),
+        (torch.ones(2, 4, 2), (torch.ones(3, 4, 1),), "argument 1: expected 2, as many as states, got 3"),
         ([torch.ones(4, 2), torch.ones(4, 3)], (), r"states: sizes \[2, 3\] arrived, but widths is None"),
         (torch.ones(2, 1, 2), (), "needs a batch of 2 states or more, got 1"),
     ],

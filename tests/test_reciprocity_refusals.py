@@ -68,6 +68,55 @@ CASES = {
         lambda: blended(peers=torch.ones(2, 2, 7)),
         "peers: expected shape [2, 2, 8] for own [2, 8], got [2, 2, 7]",
     ),
+    "function, integers": (
+        lambda: blended(own=torch.ones(2, 8, dtype=torch.int64)),
+        "own: expected values in floating point, got int64",
+    ),
+    "function, integers of peers": (
+        lambda: blended(peers=torch.ones(2, 2, 8, dtype=torch.int64)),
+        "peers: expected values in floating point, got int64",
+    ),
+    "module, integers": (
+        lambda: Reciprocal(2)(torch.ones(2, 8), torch.ones(1, 2, 2, 8, dtype=torch.int32)),
+        "heard: expected values in floating point, got int32",
+    ),
+    "module, states without rows": (
+        lambda: Reciprocal(2).adjacent(torch.ones(2, 8)),
+        "states[0]: expected shape [B, D] (any [B, ..., D] with exact or peer), got [8]",
+    ),
+    "module, states of others": (
+        lambda: Reciprocal(2).adjacent(torch.ones(3, 8, 3)),
+        "states: expected shape [2, B, D] or [1, B, D], got [3, 8, 3]",
+    ),
+    "wrapper, entries for one joint state": (
+        lambda: wrapped()(STATES[:1], torch.ones(2, 8, 1)),
+        "argument 1: expected 1, as many as states, got 2",
+    ),
+    # adjacent states that cannot be made
+    "wrapper, adjacency": (
+        lambda: wrapped(adjacency=3),
+        "adjacency: expected a name or an AdjacencySpace, got int",
+    ),
+    "module, no adjacency": (
+        lambda: Reciprocal(2, adjacency=None),
+        "adjacency: expected a name or an AdjacencySpace, got NoneType",
+    ),
+    "wrapper, one level": (
+        lambda: wrapped(rho=2),
+        "reciprocity.rho: expected a sequence of whole numbers, as (1, 2), got 2",
+    ),
+    "wrapper, half a level": (
+        lambda: wrapped(rho=(1.5,)),
+        "reciprocity.rho: expected a sequence of whole numbers, as (1, 2), got (1.5,)",
+    ),
+    "wrapper, masks without numbers": (
+        lambda: wrapped(masks=torch.ones(2, 3, dtype=torch.bool, device="meta")),
+        "mask: expected on a device that holds numbers, got meta",
+    ),
+    "module, mask": (
+        lambda: Reciprocal(2, mask=torch.ones(2, 3)),
+        "mask: expected bool of shape [N or 1, D], got float32 of shape [2, 3]",
+    ),
     # a graph of the wrong size
     "wrapper, graph": (lambda: wrapped(graph=complete(3)), "graph: expected shape [2, 2] for 2 critics, got [3, 3]"),
     "module, graph": (
@@ -112,11 +161,13 @@ CASES = {
     ),
     "module, kappa": (lambda: Reciprocal(2, kappa=-0.5), "kappa: expected a number from 0 to 1, got -0.5"),
     "hooks, kappa": (lambda: hooked(kappa=2), "kappa: expected a number from 0 to 1, got 2"),
-    "function, kappa": (lambda: blended(kappa=-1), "kappa: expected numbers from 0 to 1, got -1"),
+    "function, kappa": (lambda: blended(kappa=-1), "kappa: expected a number from 0 to 1, got -1"),
     "function, an agent's kappa": (
         lambda: blended(kappa=torch.tensor([0.5, 1.25])),
-        "kappa: expected numbers from 0 to 1, got tensor([0.5000, 1.2500])",
+        "kappa: expected a number from 0 to 1, got 1.25",
     ),
+    "function, kappa in words": (lambda: blended(kappa="0.5"), "kappa: expected a number from 0 to 1, got '0.5'"),
+    "function, kappa in a list": (lambda: blended(kappa=[0.5]), "kappa: expected a number from 0 to 1, got list"),
     "population, kappa": (
         lambda: Reciprocity([0.5, 1.2], Exact(), complete(2)),
         "reciprocity.kappa: expected a number from 0 to 1, got 1.2",

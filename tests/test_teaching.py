@@ -211,6 +211,6 @@ def test_without_teachers_nothing_is_said_of_any(here):
 
 
 def test_a_team_in_place_of_its_name_is_refused_in_words(here):
-    with pytest.raises(UserError, match="^teachers: expected 'RUN:agent', got a Team$"):
+    with pytest.raises(UserError, match=r"^teachers: expected 'RUN:agent', got a Team$"):
         marl.train("maptf", "mpe/simple_spread_v3", teachers=[marl.load("there")], steps=20, run="two")
     assert not (here / "two").exists()

@@ -96,7 +96,45 @@ class MADDPGHost:
         return self.learner.explore.uniform(3)
 
 
-@pytest.mark.parametrize("make", [Loop, Table, MADDPGHost, lambda kappa, seed: Loop(kappa, seed, agents=1)])
+class Noisy(Loop):
+    """TD3's smoothing: every call draws from torch's global stream, so that calls of two hosts must not interleave."""
+
+    def __init__(self, kappa, seed):
+        super().__init__(kappa, seed)
+        self.clean = self.next
+
+    def targets(self, terminated):
+        self.next = self.clean + 0.2 * torch.randn_like(self.clean)
+        return super().targets(terminated)
+
+
+class Rescaled(Table):
+    """Targets that are no linear function of the bootstrap, as with a rescaled value: equal blends, equal targets."""
+
+    def value(self):
+        value = super().value()
+        return value.sign() * value.abs().sqrt()
+
+
+class Summed(Table):
+    """VDN with the team's target written out for each agent: there, others weigh more than kappa even without."""
+
+    def value(self):
+        return super().value().sum(0, keepdim=True).expand(N, -1)
+
+
+class Rich(Table):
+    """Rewards of 1e5, whose last bit is 0.008."""
+
+    def __init__(self, kappa, seed):
+        super().__init__(kappa, seed)
+        self.reward = self.reward * 1e5 + self.next[..., 0] / 7
+
+
+@pytest.mark.parametrize(
+    "make",
+    [Loop, Table, MADDPGHost, lambda kappa, seed: Loop(kappa, seed, agents=1), Noisy, Rescaled, Summed, Rich],
+)
 def test_hosts_that_keep_the_promises_pass(make):
     check_reciprocity(make)
 
@@ -148,6 +186,16 @@ class DrawsItsOwn(Loop):
         return super().value()
 
 
+class DrawsLater(Loop):
+    calls = 0
+
+    def value(self):
+        self.calls += 1
+        if self.kappa is not None and self.calls > 1:
+            torch.rand(1, generator=self.stream)
+        return super().value()
+
+
 class Gradient(Loop):
     def value(self):
         own = self.own()
@@ -164,6 +212,10 @@ class AsPrinted(Table):
         return (complete(N) > 0).float()  # equation (12) sums over the neighbours
 
 
+class AsPrintedAndRich(AsPrinted, Rich):
+    pass
+
+
 class Negative(Table):
     def weights(self):
         return torch.tensor([[0.0, 1.5, -0.5], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])  # rows sum to one all the same
@@ -173,6 +225,25 @@ class OnlyItself(Loop):
     def __init__(self, kappa, seed):
         super().__init__(kappa, seed)
         self.reciprocal = ReciprocalCritics(self.reciprocal.critics, kappa or 0.0, "self")
+
+
+class TooMuch(Table):
+    """1.5 kappa for others."""
+
+    def value(self):
+        return super().value() + 0.5 * (super().value() - self.own().detach())
+
+
+class Constant(Table):
+    """Any kappa above 0 counts as .1."""
+
+    def __init__(self, kappa, seed):
+        super().__init__(kappa and 0.1, seed)
+
+
+class BlendsRewards(Loop):
+    def targets(self, terminated):
+        return super().targets(terminated) * (0.5 if self.kappa and terminated else 1.0)
 
 
 class BootstrapsAfterTheEnd(Loop):
@@ -194,11 +265,16 @@ class BootstrapsAfterTheEnd(Loop):
         (DrawsNumPy, "kappa 0: the random stream of NumPy"),
         (DrawsPython, "kappa 0: the random stream of Python"),
         (DrawsItsOwn, "kappa 0: the host's own random stream"),
+        (DrawsLater, "kappa 0: the host's own random stream"),
         (Gradient, "carry a gradient"),
         (Disconnected, "reciprocity is not connected"),
         (AsPrinted, "all critics answer 1 and targets move by 0.45; weights must sum to one"),  # .9 * .5 * (2 - 1)
+        (AsPrintedAndRich, r"all critics answer 100000 and targets move by 4\.5e\+04; weights must sum to one"),
         (Negative, "critic 2 answers 1 more and the target of agent 0 falls by 0.225"),  # .9 * .5 * .5
         (OnlyItself, "no agent's target rises with another agent's critic"),
+        (TooMuch, r"of agent 0 0, and its target is 0.225 above .* not weigh more than kappa"),  # .9 * (.75 - .5)
+        (Constant, r"kappa 1 with answers of 0.5, .* differ by 0.045; .* in proportion to kappa"),  # .9 * (.1 - .05)
+        (BlendsRewards, "end the episode differ by 0.5 from those without"),  # 1 - .5
         (BootstrapsAfterTheEnd, "move the targets of transitions that end the episode by 450"),  # .9 * .5 * 1000
     ],
 )

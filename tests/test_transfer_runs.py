@@ -47,7 +47,7 @@ def test_a_run_from_another_environment_says_what_became_of_each_network_and_res
         table = list(csv.DictReader(file))
     assert [(row["to"], row["from"]) for row in table[:3]] == [
         ("seed=1", "seed=1"),
-        ("seed=5", "seed=1"),
+        ("seed=5", "seed=0"),
         ("seed=7", "seed=0"),
     ]
     assert [(row["network"], row["to"], row["from"]) for row in table[3:6]] == [
@@ -65,12 +65,24 @@ def test_a_run_from_another_environment_says_what_became_of_each_network_and_res
 def test_the_first_checkpoint_holds_the_weights_of_the_source(there):
     start = marl.train("maddpg", "mpe/simple_spread_v3", init_from=there, seeds=(1, 3), run="here", steps=1, **SMALL)
     obs = np.random.default_rng(0).normal(size=(3, 18))
-    teams = [marl.load(start, 0), marl.load(there, 1), marl.load(start, 1)]  # seed 3 is the second: from the second
+    teams = [marl.load(start, 0), marl.load(there, 1), marl.load(start, 1), marl.load(there, 0)]
     actions = [torch.tensor(np.array(team.act(obs))) for team in teams]
-    assert torch.equal(actions[0], actions[1]) and torch.equal(actions[0], actions[2])
-    assert not torch.equal(actions[0], torch.tensor(np.array(marl.load(there, 0).act(obs))))
+    assert torch.equal(actions[0], actions[1]) and torch.equal(actions[2], actions[3])  # there is no seed 3 there
+    assert not torch.equal(actions[0], actions[2])
     config = json.loads((start / "config.json").read_text())
-    assert config["init"]["members"]["seed=3"] == {"run": str(there), "member": 1, "name": "seed=1"}
+    assert config["init"]["members"]["seed=3"] == {"run": str(there), "member": 0, "name": "seed=0"}
+
+
+def test_a_member_starts_as_it_would_alone(there):
+    """Counted round and round, seed 6 would start from the second member here and from the first one alone."""
+    both, alone = (
+        marl.train("maddpg", "mpe/simple_spread_v3", init_from=there, seeds=seeds, run=name, steps=12, **SMALL)
+        for seeds, name in (((5, 6), "both"), ((6,), "alone"))
+    )
+    entries = [json.loads((run / "config.json").read_text())["init"]["members"]["seed=6"] for run in (both, alone)]
+    assert entries[0] == entries[1]
+    obs = np.random.default_rng(0).normal(size=(3, 18))
+    np.testing.assert_allclose(marl.load(both, 1).act(obs), marl.load(alone).act(obs), atol=1e-6)
 
 
 def test_a_loaded_team_is_a_start_for_all_members_and_for_other_numbers_of_agents(there):
@@ -135,4 +147,4 @@ def test_bad_input_is_answered_with_one_line_and_no_folder(there, capsys):
 def test_the_origin_names_each_member_whatever_part_of_the_run_trains_it(there):
     found = origin("there:agent_1", ["seed=1", "seed=9", "seed=0"], ["actor"])
     assert (found["agent"], found["networks"]) == (1, ["actor"])
-    assert [entry["name"] for entry in found["members"].values()] == ["seed=1", "seed=1", "seed=0"]
+    assert [entry["name"] for entry in found["members"].values()] == ["seed=1", "seed=0", "seed=0"]

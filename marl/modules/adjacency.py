@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from marl.config import suggestion
-from marl.modules.guards import batched
+from marl.modules.guards import batched, require_tensor
 from marl.streams import Streams
 from marl.types import State, UserError
 
@@ -41,6 +41,7 @@ class AdjacencySpace(ABC):
         """
 
     def state_dict(self) -> State:
+        """Under the same keys at all times: by them a state is told from that of another space."""
         return {}
 
     def load_state_dict(self, state: State) -> None:
@@ -69,34 +70,40 @@ class Peer(Exact):
 
 
 class Nearest(AdjacencySpace):
-    """The ``count`` nearest other rows of the batch, all of one level; padding must be zero.
+    """The ``count`` nearest other rows of the batch, all of one level.
 
     Args:
         metric: ``"euclidean"`` distance, or ``"cosine"`` (1 - the cosine of the angle).
+        mask: ``[G, D]`` bool, True where a coordinate is real: padding has no part in the distance and is never
+            changed. None: all are real.
     """
 
-    def __init__(self, count: int, metric: str) -> None:
+    def __init__(self, count: int, metric: str, mask: Tensor | None = None) -> None:
         if metric not in ("euclidean", "cosine"):
             raise UserError(
                 f"reciprocity.metric: {metric!r} is not a choice{suggestion(metric, ('euclidean', 'cosine'))}"
             )
         self.levels = (1,) * count
         self.metric = metric
+        self.mask = _padded(mask)
 
     def __call__(self, states: Tensor, real: Tensor | None = None) -> Iterator[Tensor]:
         count = len(self.levels)
         _need_rows("knn", states, count + 1)
+        mask = None if self.mask is None else self.mask.to(states.device).unsqueeze(-2)
+        known = states if mask is None else states.masked_fill(~mask, 0.0)
         if self.metric == "euclidean":
-            distance = torch.cdist(states, states)
+            distance = torch.cdist(known, known)
         else:
-            unit = torch.nn.functional.normalize(states, dim=-1)
+            unit = torch.nn.functional.normalize(known, dim=-1)
             distance = 1 - unit @ unit.transpose(-1, -2)
         if real is not None:
             distance.masked_fill_(~real[:, None, None], torch.inf)
         distance.diagonal(dim1=-2, dim2=-1).fill_(torch.inf)
         rows = distance.topk(count, largest=False).indices
         for k in range(count):
-            yield states.gather(2, rows[..., k : k + 1].expand_as(states))
+            near = states.gather(2, rows[..., k : k + 1].expand_as(states))
+            yield near if mask is None else torch.where(mask, near, states)
 
 
 class Perturbed(AdjacencySpace):
@@ -112,9 +119,10 @@ class Perturbed(AdjacencySpace):
     def __init__(self, streams: Streams, rho: Sequence[int], count: int, mask: Tensor | None = None) -> None:
         self.streams = streams
         self.levels = tuple(level for level in rho for _ in range(count))
-        self.padded = mask is not None and not bool(mask.all())
-        if mask is not None and self.padded:
-            self.mask = mask.cpu()
+        known = _padded(mask)
+        self.padded = known is not None
+        if known is not None:
+            self.mask = known
             self.sizes = self.mask.sum(-1).view(-1, 1, 1)
             self.smallest = int(self.sizes.min())
             self.real = self.mask.int().argsort(dim=-1, descending=True, stable=True)  # real coordinates first
@@ -246,6 +254,19 @@ class Moments:
 
     def load_state_dict(self, state: State) -> None:
         self.count, self.mean, self.squares = state["count"], state["mean"], state["squares"]
+
+
+def _padded(mask: Tensor | None) -> Tensor | None:
+    """The mask on the CPU, None where it hides nothing; raises ``UserError`` where it is no mask."""
+    if mask is None:
+        return None
+    require_tensor("mask", mask)
+    if mask.dim() != 2 or mask.dtype != torch.bool:
+        kind = str(mask.dtype).removeprefix("torch.")
+        raise UserError(f"mask: expected bool of shape [N or 1, D], got {kind} of shape {list(mask.shape)}")
+    if mask.is_meta:
+        raise UserError("mask: expected on a device that holds numbers, got meta")
+    return None if bool(mask.all()) else mask.cpu()
 
 
 def _need_rows(adjacency: str, states: Tensor, needed: int) -> None:

@@ -5,9 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any, TypeAlias
 
 import torch
@@ -15,7 +14,8 @@ from torch import Tensor
 
 from marl.modules.adjacency import AdjacencySpace
 from marl.modules.graph import make_graph, validated
-from marl.modules.guards import require_tensor, same_device
+from marl.modules.guards import checked_kappa, require_floating, require_tensor, same_device
+from marl.modules.plain import check_state
 from marl.modules.reciprocity import Reciprocity, ReciprocityConfig, make_space, mix
 from marl.streams import Streams
 from marl.types import State, UserError
@@ -31,7 +31,7 @@ class LinearKappa:
 
     def __post_init__(self) -> None:
         for kappa in (self.start, self.stop):
-            _checked_kappa(kappa)
+            checked_kappa(kappa)
         if self.calls < 1:
             raise UserError(f"calls: expected 1 or more, got {self.calls}")
 
@@ -85,13 +85,14 @@ class Reciprocal(torch.nn.Module):
     ) -> None:
         super().__init__()
         self.agents, self.calls = agents, 0
-        self._kappa = kappa if callable(kappa) else _checked_kappa(kappa)
-        # a number that changes at each call would be compiled anew each time; importing the compiler takes a second
-        self._advance = torch.compiler.disable(_advance) if callable(kappa) else None
+        self._kappa = kappa if callable(kappa) else checked_kappa(kappa)
         streams = Streams([torch.initial_seed()], "reciprocity") if generator is None else _Given(generator)
         if isinstance(adjacency, str):
-            config: Any = {"adjacency": adjacency, "rho": tuple(rho), "count": count, "sigma": sigma, "metric": metric}
+            levels: Any = tuple(rho) if isinstance(rho, Iterable) else rho
+            config: Any = {"adjacency": adjacency, "rho": levels, "count": count, "sigma": sigma, "metric": metric}
             adjacency = make_space(ReciprocityConfig(**config), streams, mask)
+        elif not isinstance(adjacency, AdjacencySpace):
+            raise UserError(f"adjacency: expected a name or an AdjacencySpace, got {type(adjacency).__name__}")
         if isinstance(graph, str):
             graph = make_graph(graph, agents, neighbours, streams)
         elif not callable(graph) and validated(graph).shape != (1, agents, agents):
@@ -101,7 +102,7 @@ class Reciprocal(torch.nn.Module):
     @property
     def kappa(self) -> float:
         """That of the next call; raises ``UserError`` where the schedule leaves [0, 1]."""
-        return _checked_kappa(self._kappa(self.calls)) if callable(self._kappa) else self._kappa
+        return checked_kappa(self._kappa(self.calls)) if callable(self._kappa) else self._kappa
 
     @property
     def off(self) -> bool:
@@ -110,8 +111,14 @@ class Reciprocal(torch.nn.Module):
 
     @torch.no_grad()
     def adjacent(self, states: Tensor) -> Tensor:
-        """S# for states ``[G, B, D]``, G = N or 1 joint: ``[S, G, B, D]``. Draws random numbers."""
+        """S# for states ``[G, B, D]``, G = N or 1 joint: ``[S, G, B, D]``. Draws random numbers.
+
+        Raises ``UserError`` for other shapes.
+        """
         require_tensor("states", states)
+        if states.dim() == 0 or len(states) not in (self.agents, 1):
+            raise UserError(f"states: expected shape [{self.agents}, B, D] or [1, B, D], got {list(states.shape)}")
+        check_state("states[0]", states[0], self.engine.space)
         return torch.stack(list(self.engine.space(states.unsqueeze(0)))).squeeze(1)
 
     @torch.no_grad()
@@ -134,13 +141,15 @@ class Reciprocal(torch.nn.Module):
         require_tensor("heard", heard)
         assert heard is not None
         same_device({"own": own, "heard": heard})
+        require_floating("own", own)
+        require_floating("heard", heard)
         n, levels = self.agents, len(self.engine.shares)
         if own.shape[0] != n or heard.shape not in [(levels, g, n, *own.shape[1:]) for g in (n, 1)]:
             expected = [levels, n, n, *own.shape[1:]]
             raise UserError(
                 f"heard: expected shape {expected} for own {list(own.shape)} of {n} agents, got {list(heard.shape)}"
             )
-        return self.combined(own, heard, self.engine.links(n, own))
+        return self.combined(own, heard.detach(), self.engine.links(n, own))
 
     def combined(self, own: Tensor, heard: Tensor, weights: Tensor | None) -> Tensor:
         """Z* by this call's kappa; without weights ``heard`` is ``[S, N, B, *]``, of each agent's own critic."""
@@ -155,8 +164,8 @@ class Reciprocal(torch.nn.Module):
 
     def turn(self) -> None:
         """One more call: set kappa to what the schedule says for it."""
-        if self._advance is not None:
-            self._advance(self)
+        if callable(self._kappa):
+            _outside_the_graph()(self)
 
     @property
     def gap(self) -> Tensor | None:
@@ -165,12 +174,14 @@ class Reciprocal(torch.nn.Module):
         return None if gap is None else gap.squeeze(0)
 
     def get_extra_state(self) -> State:
-        return {"calls": self.calls, **self.engine.state_dict()}
+        return {"calls": self.calls, "agents": self.agents, **self.engine.state_dict()}
 
     def set_extra_state(self, state: State) -> None:
         device = self.engine.kappa.device
-        self.calls = state["calls"]
+        if state.get("agents", self.agents) != self.agents:
+            raise UserError(f"expected a state saved for {self.agents} critics, got one for {state['agents']}")
         self.engine.load_state_dict(state)
+        self.calls = state["calls"]
         self.engine.to(device)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Reciprocal:
@@ -193,7 +204,15 @@ def _advance(reciprocal: Reciprocal) -> None:
     reciprocal.calls += 1
 
 
-def _checked_kappa(kappa: Any) -> float:
-    if not isinstance(kappa, Real) or not 0 <= float(kappa) <= 1:
-        raise UserError(f"kappa: expected a number from 0 to 1, got {kappa!r}")
-    return float(kappa)
+_uncompiled: Callable[[Reciprocal], None] | None = None
+
+
+def _outside_the_graph() -> Callable[[Reciprocal], None]:
+    """``_advance``, not compiled: a number that changes at each call would be compiled anew each time.
+
+    Made when first needed, because importing the compiler takes a second.
+    """
+    global _uncompiled
+    if _uncompiled is None:
+        _uncompiled = torch.compiler.disable(_advance)
+    return _uncompiled

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from numbers import Real
 from typing import Any
 
 import torch
@@ -32,6 +33,21 @@ def require_tensor(what: str, value: Any) -> None:
     if not isinstance(value, Tensor):
         refuse_array(what, value)
         raise UserError(f"{what}: expected a torch.Tensor, got {type(value).__name__}")
+
+
+def require_floating(what: str, tensor: Tensor) -> None:
+    """Raise ``UserError`` for values that are no fractions: weights would be rounded to them."""
+    if not tensor.is_floating_point():
+        kind = str(tensor.dtype).removeprefix("torch.")
+        raise UserError(f"{what}: expected values in floating point, got {kind}")
+
+
+def checked_kappa(kappa: Any, what: str = "kappa") -> float:
+    """Kappa as a float; raises ``UserError`` for anything but a number in [0, 1]."""
+    if not isinstance(kappa, Real) or not 0 <= float(kappa) <= 1:
+        found = repr(kappa) if isinstance(kappa, Real | str) else type(kappa).__name__
+        raise UserError(f"{what}: expected a number from 0 to 1, got {found}")
+    return float(kappa)
 
 
 def same_device(tensors: Mapping[str, Tensor]) -> None:

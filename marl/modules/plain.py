@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from marl.modules.adjacency import AdjacencySpace, Exact
-from marl.modules.guards import require_tensor, same_device
+from marl.modules.guards import require_floating, require_tensor, same_device
 from marl.modules.sizes import Alike, fitted
 from marl.types import UserError
 
@@ -45,9 +45,7 @@ class Critics:
             rows = states.shape[1]
             if answer.shape[:1] != (rows,):
                 raise UserError(f"critic {j}: expected shape [{rows}, ...], a row a state, got {list(answer.shape)}")
-            if not answer.is_floating_point():
-                kind = str(answer.dtype).removeprefix("torch.")
-                raise UserError(f"critic {j}: expected values in floating point, got {kind}")
+            require_floating(f"critic {j}", answer)
             self.first = j, answer
         k, model = self.first
         if answer.shape != model.shape:

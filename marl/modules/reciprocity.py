@@ -8,8 +8,9 @@ parts, each replaceable: the adjacency space (which s#), the graph (which j), th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Literal, Protocol
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 from marl.config import option, suggestion
 from marl.modules.adjacency import AdjacencySpace, Exact, Gaussian, Mask, Nearest, Peer, Resample, level_weights
 from marl.modules.graph import Changing, Fixed, Graph, make_graph
-from marl.modules.guards import batched, full_precision, same_device
+from marl.modules.guards import batched, checked_kappa, full_precision, same_device
 from marl.streams import Streams
 from marl.types import State, UserError
 
@@ -112,8 +113,7 @@ class Reciprocity:
     def set_kappas(self, kappas: Sequence[float]) -> None:
         """One for each member from now on; raises ``UserError`` for one outside [0, 1]."""
         for kappa in kappas:
-            if not 0 <= kappa <= 1:
-                raise UserError(f"reciprocity.kappa: expected a number from 0 to 1, got {kappa}")
+            checked_kappa(kappa, "reciprocity.kappa")
         self.kappa = torch.tensor(list(kappas), dtype=torch.float64).unsqueeze(-1)
         self.off, self.all_on = not any(kappas), all(kappas)
 
@@ -199,16 +199,34 @@ class Reciprocity:
         gap = self.gap
         return {} if gap is None else {"value/target_gap": gap}
 
+    @property
+    def named(self) -> bool:
+        """The weights follow from the graph's name, so that there is nothing to save."""
+        return isinstance(self.graph, Fixed) and not self.foreign
+
     def state_dict(self) -> State:
-        return {"space": self.space.state_dict(), "graph": self.graph.state_dict()}
+        return {"space": self.space.state_dict(), "graph": {} if self.named else self.graph.state_dict()}
 
     def load_state_dict(self, state: State) -> None:
-        self.space.load_state_dict(state["space"])
-        self.graph.load_state_dict(state["graph"])
+        """Raises ``UserError``, before anything changes, for the state of another adjacency space or graph."""
+        space, graph = state["space"], state["graph"]
+        _same_parts("adjacency", self.space.state_dict(), space)
+        if isinstance(self.graph, Fixed) and "weights" in graph:
+            found, n = graph["weights"], self.graph.weights.shape[-1]
+            if found.shape[-1] != n:
+                raise UserError(f"graph: expected saved weights for {n} agents, got some for {found.shape[-1]}")
+            if self.named and torch.equal(found.cpu(), self.graph.weights.cpu()):
+                graph = {}  # they were once saved for every graph
+        _same_parts("graph", {} if self.named else self.graph.state_dict(), graph)
+        self.space.load_state_dict(space)
+        if not self.named:
+            self.graph.load_state_dict(graph)
 
 
 def make_space(config: ReciprocityConfig, streams: Streams, mask: Tensor | None = None) -> AdjacencySpace:
     """The adjacency space that ``config`` names; raises ``UserError`` for settings out of range."""
+    if not isinstance(config.rho, Iterable) or not all(isinstance(level, Integral) for level in config.rho):
+        raise UserError(f"reciprocity.rho: expected a sequence of whole numbers, as (1, 2), got {config.rho!r}")
     if not config.rho or min(config.rho) < 1:
         raise UserError(
             f"reciprocity.rho: expected levels of 1 or more, got {','.join(map(str, config.rho)) or 'none'}"
@@ -221,7 +239,7 @@ def make_space(config: ReciprocityConfig, streams: Streams, mask: Tensor | None 
         "resample": lambda: Resample(streams, config.rho, config.count, mask),
         "mask": lambda: Mask(streams, config.rho, config.count, mask),
         "gaussian": lambda: Gaussian(streams, config.rho, config.count, config.sigma, mask),
-        "knn": lambda: Nearest(config.count, config.metric),
+        "knn": lambda: Nearest(config.count, config.metric, mask),
         "peer": Peer,
         "exact": Exact,
     }
@@ -249,3 +267,11 @@ def make_reciprocity(
     space = make_space(config, Streams(seeds, "reciprocity/adjacency"), mask)
     graph = make_graph(config.graph, n_agents, config.neighbours, Streams(seeds, "reciprocity/graph"))
     return Reciprocity(kappas, space, graph)
+
+
+def _same_parts(what: str, own: State, saved: State) -> None:
+    if set(own) != set(saved):
+        expected, found = (" and ".join(state) or "nothing" for state in (own, saved))
+        raise UserError(
+            f"reciprocity.{what}: expected a saved state that holds {expected}, as this {what} has, got {found}"
+        )

@@ -6,10 +6,10 @@ For critics of N agents in one network, as TorchRL's multi-agent networks are: o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
@@ -37,9 +37,12 @@ def blend_targets(loss: LossModule | ValueEstimatorBase, reciprocal: Reciprocal)
             of PPO's value estimators, where it stands alone: TD(0), TD(1), TD(lambda), GAE.
         reciprocal: of as many agents as the critic's network has.
 
-    Raises ``UserError`` for another loss or estimator, one that blends already, and a TD3 without target networks; the
-    loss does so later for a critic that reads or writes anything else than one row for each agent.
+    Raises ``UserError`` for another loss or estimator, one that blends already or whose estimator does, a TD3 without
+    target networks, and a ``reciprocal`` that is none; the loss does so later for a critic that reads or writes
+    anything else than one row for each agent.
     """
+    if not isinstance(reciprocal, Reciprocal):
+        raise UserError(f"reciprocal: expected a marl.reciprocity.Reciprocal, got {type(reciprocal).__name__}")
     if hasattr(loss, "reciprocal"):
         raise UserError(f"{type(loss).__name__}: expected one that does not blend its targets yet, this one does")
     if isinstance(loss, ValueEstimatorBase):
@@ -66,7 +69,11 @@ Spread = Callable[[Tensor], Tensor]
 """``[R, N, *]`` -> ``[S L R, N, *]``: what belongs to agent i stands where critic j reads a state of agent i."""
 
 
-@dataclass(frozen=True)
+PROBED = 8
+"""Rows that tell whether critics are joint."""
+
+
+@dataclass
 class Team:
     """The critics of N agents, which one network holds.
 
@@ -76,12 +83,15 @@ class Team:
         arguments: what it reads that is no part of a state: critic j at agent i's state reads agent i's entry as it is.
         read: ``(answers, R, spread)``: what of the answers counts at adjacent states, which stand behind the R true
             ones: ``[S L R, N, C]``. None: the values.
+        joint: some critic reads the inputs of others, so all are asked at one adjacent state of everybody. None: not
+            known until a part of the network says that it is ``centralized``, or the first blend has tried.
     """
 
     critic: Any
     value: Key
     arguments: frozenset[Key] = frozenset()
     read: Callable[[TensorDictBase, int, Spread], Tensor] | None = None
+    joint: bool | None = None
 
     def answer(self, reciprocal: Reciprocal, data: TensorDictBase, call: Call) -> TensorDictBase:
         """``data`` ``[*B]``, which the critic reads, with all that it writes, Z* in place of its values."""
@@ -112,6 +122,8 @@ class Team:
             out = call(TensorDict(entries, [len(rows)])) if known is None else rows
             values = self._values(out, known, len(rows), n)
             return reciprocal.combined(values, values[None, None], weights).transpose(0, 1), out
+        if self.joint is None:
+            self.joint = self._reads_others(entries, n, call)
         near, who = self._adjacent(reciprocal, weights, entries)
         shape = next(iter(near.values())).shape[:3]  # S, L, R
 
@@ -131,10 +143,31 @@ class Team:
         heard = heard if self.joint else _placed(heard, who)
         return reciprocal.combined(values, heard, weights).transpose(0, 1), out
 
-    @cached_property
-    def joint(self) -> bool:
-        """Each critic reads the states of all agents together, so that all see the same."""
-        return any(getattr(part, "centralized", False) for part in self.critic.modules())
+    def _reads_others(self, entries: Mapping[Key, Tensor], agents: int, call: Call) -> bool | None:
+        """Whether some critic's value changes with another agent's input; None: not every one even with its own.
+
+        Each agent's input is moved up and down, both calls have the same shape, so that all else stays equal to the
+        bit. A critic that answers the same whatever it reads (its last layer begins at 0) does not tell; until it does
+        no harm is done, as all adjacent states are worth the same to it.
+        """
+        if any(getattr(part, "centralized", False) for part in self.critic.modules()):
+            return True
+        still, moved = {}, {}
+        for key, entry in entries.items():
+            entry = entry[:PROBED].expand(2 * agents, *entry[:PROBED].shape)
+            still[key] = moved[key] = entry.flatten(0, 1)
+            if entry.is_floating_point():
+                one = torch.eye(agents).to(entry).reshape(agents, 1, agents, *[1] * (entry.dim() - 3))
+                moved[key] = (entry + torch.cat([one, -one]) * (1 + entry.abs())).flatten(0, 1)
+        with _undisturbed(self.critic):
+            before, after = (call(TensorDict(x, [len(next(iter(x.values())))])).get(self.value) for x in (still, moved))
+        _require_agents(self.value, before, agents)
+        change = ~torch.isclose(before, after, rtol=0, atol=0, equal_nan=True)
+        change = change.unflatten(0, (2, agents, -1)).transpose(2, 3).flatten(3).any(-1).any(0)  # of j by moving i
+        own = torch.eye(agents, dtype=torch.bool, device=change.device)
+        if (change & ~own).any():
+            return True
+        return False if change.diagonal().all() else None
 
     def _values(self, out: TensorDictBase, known: Tensor | None, count: int, agents: int) -> Tensor:
         """Those at the true states, ``[N, R, C]``."""
@@ -182,6 +215,27 @@ def _placed(answers: Tensor, who: Tensor) -> Tensor:
     return heard
 
 
+@contextmanager
+def _undisturbed(critic: torch.nn.Module) -> Iterator[None]:
+    """A try that leaves no trace: no dropout, no running statistics, the global random stream where it was."""
+    training = [part for part in critic.modules() if part.training]
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count()), enabled=True):
+        for part in training:
+            part.training = False
+        try:
+            yield
+        finally:
+            for part in training:
+                part.training = True
+
+
+def _mark(estimator: ValueEstimatorBase) -> None:
+    """Whoever wires an estimator says so, as it may be reached by its loss and by itself."""
+    if getattr(estimator, "blends", False):
+        raise UserError(f"{type(estimator).__name__}: expected one that does not blend its targets yet, this one does")
+    estimator.blends = True
+
+
 def _switched_off(reciprocal: Reciprocal) -> bool:
     """Begin a call; whether it changes nothing."""
     reciprocal.turn()
@@ -217,6 +271,7 @@ def _wire_estimator(loss: LossModule, wire: Callable[[ValueEstimatorBase], None]
 
 def _wire_estimate(estimator: ValueEstimatorBase, team: Team, reciprocal: Reciprocal) -> None:
     """While the estimator asks for the next value, under target parameters, the critic answers Z*."""
+    _mark(estimator)
     estimate, critic = estimator.value_estimate, team.critic
 
     def value_estimate(*args: Any, **kwargs: Any) -> Tensor:
@@ -263,13 +318,18 @@ def _wire_values(estimator: ValueEstimatorBase, reciprocal: Reciprocal) -> None:
     """The values of the next states are blended; those of the states themselves, which advantages subtract, are not."""
     if not isinstance(estimator, TD0Estimator | TD1Estimator | TDLambdaEstimator | GAE):
         raise UserError(f"value estimator: expected TD0, TD1, TDLambda or GAE, got {type(estimator).__name__}")
+    _mark(estimator)
     critic, asked = estimator.value_network, estimator._call_value_nets
+
+    @cache
+    def team_of(value: Key) -> Team:
+        return Team(critic, value)
 
     def call_value_nets(data: TensorDictBase, params: Any, next_params: Any, **kwargs: Any) -> tuple[Any, ...]:
         value, next_value, *rest = asked(data=data, params=params, next_params=next_params, **kwargs)
         if _switched_off(reciprocal):
             return value, next_value, *rest
-        team, following = Team(critic, kwargs["value_key"]), data.get("next").select(*critic.in_keys)
+        team, following = team_of(kwargs["value_key"]), data.get("next").select(*critic.in_keys)
         borrowed = nullcontext() if next_params is None else next_params.to_module(critic)
         with borrowed:
             blend = team.answer(reciprocal, following, critic).get(team.value)

@@ -169,6 +169,17 @@ def test_knn_gives_the_nearest_rows_in_order_within_each_agent_alone():
     assert Nearest(2, "euclidean").levels == (1, 1)
 
 
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_knn_looks_away_from_padding_and_leaves_it_as_it_is(metric):
+    # by the two real coordinates (1, 0) is nearest to (2, 1); with the junk in the third, to (9, 9)
+    states = torch.tensor([[[[1.0, 0.0, 70.0], [2.0, 1.0, -70.0], [9.0, 9.0, 70.0]]]])
+    masked = ReciprocityConfig(adjacency="knn", metric=metric)
+    (near,) = make_space(masked, streams(), torch.tensor([[True, True, False]]))(states)
+    assert near[0, 0, 0].tolist() == [2.0, 1.0, 70.0]
+    (unaware,) = Nearest(1, metric)(states)
+    assert unaware[0, 0, 0].tolist() == [9.0, 9.0, 70.0]
+
+
 @pytest.mark.parametrize(("name", "rows"), [("resample", 1), ("knn", 2)])
 def test_a_batch_too_small_for_the_adjacency_is_refused(name, rows):
     space = make_space(ReciprocityConfig(adjacency=name, count=2), streams())

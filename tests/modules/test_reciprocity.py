@@ -253,6 +253,21 @@ def test_weights_set_during_the_run_are_saved():
     assert restored(Linear(SLOPES), STATES).flatten().tolist() == [5.5, 110.0, 151.5]
 
 
+@pytest.mark.parametrize("kind", ["complete", "ring", "self"])
+def test_a_named_graph_is_not_saved_and_an_old_state_that_holds_it_is_loaded(kind):
+    first, other = (make_reciprocity(ReciprocityConfig(graph=kind), [0.5], [seed], 4) for seed in (1, 2))
+    state = first.state_dict()
+    assert state["graph"] == {}
+    other.load_state_dict({**state, "graph": first.graph.state_dict()})
+    assert torch.equal(other.state_dict()["space"]["streams"]["generators"], state["space"]["streams"]["generators"])
+
+
+def test_saved_weights_for_another_number_of_agents_are_refused():
+    three, two = (Reciprocity([0.5], Exact(), complete(n)) for n in (3, 2))
+    with pytest.raises(UserError, match="graph: expected saved weights for 2 agents, got some for 3"):
+        two.load_state_dict(three.state_dict())
+
+
 def test_a_function_may_change_the_graph_in_time():
     graphs = iter([torch.zeros(3, 3), complete(3)])
     reciprocity = Reciprocity([0.5], Exact(), lambda: next(graphs))

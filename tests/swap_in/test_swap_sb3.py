@@ -99,7 +99,6 @@ class Host:
 
         seen: list[torch.Tensor] = []
         model.replay_buffer.dones[:] = terminated
-        torch.manual_seed(0), np.random.seed(0)  # the noise of the target action, the rows of the batch
         with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
             patch.setattr(torch.nn.functional, "mse_loss", stop)
             model.train(gradient_steps=1, batch_size=32)
@@ -131,8 +130,11 @@ def test_the_target_leans_on_the_peer_by_kappa():
 
     host = Two(0.25, 0)
     host.answer([10.0, 20.0])
-    bootstraps = host.targets(False) - host.targets(True)  # the same batch, once going on and once ended
-    torch.testing.assert_close(bootstraps, torch.tensor([[12.375], [17.325]]).expand(2, 32))
+    targets = []
+    for terminated in (False, True):
+        np.random.seed(0)  # of the rows of the batch: the same ones, once going on and once ended
+        targets.append(host.targets(terminated))
+    torch.testing.assert_close(targets[0] - targets[1], torch.tensor([[12.375], [17.325]]).expand(2, 32))
 
 
 def test_a_learner_is_saved_without_its_hooks_and_hooked_anew_when_loaded(tmp_path):

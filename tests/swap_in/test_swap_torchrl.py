@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import runpy
 import subprocess
 import sys
@@ -12,12 +11,9 @@ import torch
 from swap_tools import RECIPES, changed
 
 pytest.importorskip("torchrl")
-from tensordict import TensorDict
 from tensordict.nn import TensorDictModule
 from torchrl.modules import MultiAgentMLP
 from torchrl.objectives import (
-    ClipPPOLoss,
-    DDPGLoss,
     DQNLoss,
     QMixerLoss,
     SoftUpdate,
@@ -25,89 +21,13 @@ from torchrl.objectives import (
     ValueEstimators,
 )
 from torchrl.objectives.value import GAE, TDLambdaEstimator
+from torchrl_tools import LOSSES, ROWS, STEPS, Host, N, answering, batch, made, recipe, target_critics, targets
 
-from marl.reciprocity import LinearKappa, Reciprocal, UserError
+from marl.reciprocity import LinearKappa, Reciprocal, ReciprocalCritics, UserError
 from marl.swap.torchrl import blend_targets
 from marl.testing import check_reciprocity
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
-LOSSES = ["ddpg", "td3", "qmix", "ppo"]
-FOLDERS = {"ddpg": "torchrl_ddpg", "td3": "torchrl_ddpg", "qmix": "torchrl_qmix", "ppo": "torchrl_ppo"}
-STEPS = {"ddpg": 72, "td3": 72, "qmix": 72, "ppo": 50}  # 64 before learning starts; one rollout
-N, ROWS = 3, 6
-
-
-def recipe(loss: str, name: str):
-    return importlib.import_module(f"examples.swap_in.{FOLDERS[loss]}.{name}")
-
-
-def made(loss: str, seed: int = 0):
-    """The recipe's loss of this kind, with targets that differ from the critics."""
-    torch.manual_seed(seed)
-    module = recipe(loss, "plain").make_loss(*([loss] if loss in ("ddpg", "td3") else []))
-    if loss != "ppo":
-        SoftUpdate(module, tau=0.01)  # without it TorchRL warns that nobody moves the targets
-    return module
-
-
-def batch(loss: str, terminated: bool = False):
-    """``[6]``, or six rollouts of four steps for PPO."""
-    lead = (ROWS, 4) if loss == "ppo" else (ROWS,)
-    agents = () if loss == "qmix" else (N,)
-    end = torch.full((*lead, *agents, 1), terminated)
-    earned = {"reward": torch.randn(*lead, *agents, 1), "done": end, "terminated": end.clone()}
-    now, after = {"observation": torch.randn(*lead, N, 3)}, {"observation": torch.randn(*lead, N, 3)}
-    now["action"] = torch.randint(3, (*lead, N)) if loss == "qmix" else torch.rand(*lead, N, 1)
-    following = {"agents": after, **earned} if loss == "qmix" else {"agents": {**after, **earned}}
-    return TensorDict({"agents": now, "next": following}, lead)
-
-
-def targets(module, data, target_params=None):
-    """The targets as they enter the loss: ``[N, B]``, of a team ``[1, B]``."""
-    if isinstance(module, ClipPPOLoss):
-        module.value_estimator(data, params=module.critic_network_params, target_params=target_params)
-        return data["value_target"].flatten(0, 1).squeeze(-1).T
-    seen, estimator = [], module.value_estimator
-    estimate = estimator.value_estimate
-    estimator.value_estimate = lambda *args, **kwargs: seen.append(estimate(*args, **kwargs)) or seen[-1]
-    try:
-        module(data)
-    finally:
-        estimator.value_estimate = estimate
-    return seen[0].squeeze(-1).reshape(ROWS, -1).T
-
-
-def target_critics(module):
-    """The parameters that targets are made with."""
-    names = {DDPGLoss: "value", TD3Loss: "qvalue", QMixerLoss: "local_value"}
-    return getattr(module, f"target_{names[type(module)]}_network_params")
-
-
-def answering(params, values):
-    """The stacked critics with these parameters answer values[j], or twins values[k][j], whatever they are asked."""
-    leaves = sorted(params.items(True, True), key=lambda item: str(item[0]))
-    for _, leaf in leaves:
-        leaf.data.zero_()
-    leaves[-2][1].data.copy_(torch.tensor(values).unsqueeze(-1))  # the last layer's bias, before its weight
-
-
-class Host:
-    """For ``check_reciprocity``: any of the four losses; PPO with targets that are not the critics themselves."""
-
-    loss = "ddpg"
-
-    def __init__(self, kappa, seed):
-        self.module, self.seed = made(self.loss, seed), seed
-        self.params = self.module.critic_network_params.data.clone() if self.loss == "ppo" else None
-        if kappa is not None:
-            blend_targets(self.module, Reciprocal(N, kappa))
-
-    def targets(self, terminated):
-        torch.manual_seed(self.seed)
-        return targets(self.module, batch(self.loss, terminated), self.params)
-
-    def answer(self, values):
-        answering(target_critics(self.module) if self.params is None else self.params, values)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -168,46 +88,6 @@ def test_each_twin_is_blended_before_the_minimum_is_taken():
     # agents 0 and 1: twins (0 + 8) / 2 and (4 + 2) / 2, minimum 3; the minima 0 and 2 blended would be 1
     bootstrap = targets(module, data) - data["next", "agents", "reward"].squeeze(-1).T
     torch.testing.assert_close(bootstrap, 0.95 * torch.tensor([[3.0], [3.0], [1.0]]).expand(N, ROWS))
-
-
-def critic_of(*, centralized: bool, n_in: int, keys):
-    net = MultiAgentMLP(
-        n_agent_inputs=n_in, n_agent_outputs=1, n_agents=N, centralized=centralized, share_params=False, depth=1
-    )
-    return TensorDictModule(net, in_keys=keys, out_keys=[("agents", "state_action_value")])
-
-
-@pytest.mark.parametrize(
-    "graph", ["complete", "nearest", "self", torch.tensor([[0.5, 0.5, 0], [0, 0, 1], [1.0, 0, 0]])]
-)
-@pytest.mark.parametrize("centralized", [False, True])
-def test_ddpg_asks_critic_j_at_the_state_and_action_of_agent_i(centralized, graph):
-    torch.manual_seed(0)
-    observation, action = ("agents", "observation"), ("agents", "action")
-    actor = TensorDictModule(torch.nn.Linear(3, 1), in_keys=[observation], out_keys=[action])
-    loss = DDPGLoss(actor, critic_of(centralized=centralized, n_in=4, keys=[observation, action]))
-    loss.set_keys(**recipe("ddpg", "plain").KEYS)
-    loss.make_value_estimator(ValueEstimators.TD0, gamma=1.0)
-    SoftUpdate(loss, tau=0.01)
-    reciprocal = Reciprocal(N, 0.3, graph, "mask", neighbours=1, rho=(9,))  # all coordinates become zero
-    blend_targets(loss, reciprocal)
-    data = batch("ddpg")
-    got = targets(loss, data) - data["next", "agents", "reward"].squeeze(-1).T
-
-    seen = data["next", "agents", "observation"]
-    with torch.no_grad():
-        acted = actor.module(seen)
-
-        def asked(obs, act):  # [B, N, *] -> [N, B]
-            with loss.target_value_network_params.to_module(loss.value_network):
-                return loss.value_network.module(obs, act).squeeze(-1).T
-
-        own, zero, expected = asked(seen, acted), torch.zeros_like(seen), []
-        weights = reciprocal.engine.links(N, own)[0].float()
-        for i in range(N):
-            shown = acted if centralized else acted[:, i : i + 1].expand(-1, N, -1)  # everybody reads agent i's action
-            expected.append(0.7 * own[i] + 0.3 * weights[i] @ asked(zero, shown))
-    torch.testing.assert_close(got, torch.stack(expected))
 
 
 def test_a_team_blends_what_its_members_think_of_their_own_best_actions_before_the_mixing():
@@ -353,6 +233,17 @@ def test_bad_input_is_told_in_one_line():
     blend_targets(twice, Reciprocal(N))
     with pytest.raises(UserError, match="DDPGLoss: expected one that does not blend its targets yet"):
         blend_targets(twice, Reciprocal(N))
+    for first, second in ((lambda x: x, lambda x: x.value_estimator), (lambda x: x.value_estimator, lambda x: x)):
+        both = made("ppo")
+        blend_targets(first(both), Reciprocal(N))
+        with pytest.raises(UserError, match="expected one that does not blend its targets yet, this one does"):
+            blend_targets(second(both), Reciprocal(N))
+    with pytest.raises(UserError, match="TD0Estimator: expected one that does not blend its targets yet"):
+        blend_targets(twice.value_estimator, Reciprocal(N))
+    for wrong in (0.5, ReciprocalCritics([torch.nn.Linear(3, 1)] * N)):
+        name = type(wrong).__name__
+        with pytest.raises(UserError, match=f"^reciprocal: expected a marl.reciprocity.Reciprocal, got {name}$"):
+            blend_targets(made("ddpg"), wrong)
     with pytest.raises(UserError, match=r"expected a DDPGLoss, TD3Loss, QMixerLoss, PPOLoss .* got DQNLoss"):
         net = TensorDictModule(torch.nn.Linear(3, 2), in_keys=["observation"], out_keys=["action_value"])
         blend_targets(DQNLoss(net, action_space="categorical"), Reciprocal(N))
