@@ -118,7 +118,7 @@ class ReciprocalCritics(torch.nn.Module):
         graph: Links = "complete",
         adjacency: str | AdjacencySpace = "resample",
         *,
-        neighbours: int = 2,
+        neighbours: int | None = None,
         rho: Sequence[int] = (1,),
         count: int = 1,
         sigma: float = 0.02,
@@ -187,6 +187,15 @@ class ReciprocalCritics(torch.nn.Module):
                 raise UserError(f"states[{i}]: expected {len(states[0])} rows as in states[0], got {len(state)}")
         same_device(tensors)
         self.sizes.check(states)
+
+    @property
+    def kappa(self) -> float:
+        """That of the next call; may be set, to a number or a function as above."""
+        return self.reciprocal.kappa
+
+    @kappa.setter
+    def kappa(self, kappa: Kappa) -> None:
+        self.reciprocal.kappa = kappa
 
     @property
     def gap(self) -> Tensor | None:

@@ -275,7 +275,10 @@ def test_a_copy_of_the_learners_listens_to_the_copies():
             lambda: HookedCritics([Twins(), Twins()], graph=torch.eye(3)),
             r"graph: expected shape \[2, 2\] for 2 critics",
         ),
-        (lambda: HookedCritics([Twins(), Twins()], graph="nearest"), "reciprocity.neighbours: 2 of 2 agents"),
+        (
+            lambda: HookedCritics([Twins(), Twins()], graph="nearest", neighbours=2),
+            "reciprocity.neighbours: 2 of 2 agents",
+        ),
         (lambda: HookedCritics([]), "critics: expected one or more, got none"),
     ],
 )

@@ -61,7 +61,7 @@ class Reciprocal(torch.nn.Module):
         graph: ``complete``, ``ring``, ``nearest``, ``random``, ``self``; or weights ``[N, N]``; or a function that
             returns such weights at each call.
         adjacency: ``resample``, ``mask``, ``gaussian``, ``knn``, ``peer``, ``exact``; or an ``AdjacencySpace``.
-        neighbours: k of the graphs ``nearest`` and ``random``.
+        neighbours: k of the graphs ``nearest`` and ``random``; None: 2, or 1 of two agents.
         rho, count, sigma, metric: see ``ReciprocityConfig``.
         mask: ``[N or 1, D]`` bool, False where a coordinate is padding, which never changes. None: all are real.
         generator: the source of random numbers, on the CPU. None: one of its own, seeded by ``torch.initial_seed()``.
@@ -75,7 +75,7 @@ class Reciprocal(torch.nn.Module):
         graph: Links = "complete",
         adjacency: str | AdjacencySpace = "resample",
         *,
-        neighbours: int = 2,
+        neighbours: int | None = None,
         rho: Sequence[int] = (1,),
         count: int = 1,
         sigma: float = 0.02,
@@ -94,7 +94,7 @@ class Reciprocal(torch.nn.Module):
         elif not isinstance(adjacency, AdjacencySpace):
             raise UserError(f"adjacency: expected a name or an AdjacencySpace, got {type(adjacency).__name__}")
         if isinstance(graph, str):
-            graph = make_graph(graph, agents, neighbours, streams)
+            graph = make_graph(graph, agents, min(2, agents - 1) if neighbours is None else neighbours, streams)
         elif not callable(graph) and validated(graph).shape != (1, agents, agents):
             raise UserError(f"graph: expected shape {[agents, agents]} for {agents} critics, got {list(graph.shape)}")
         self.engine = Reciprocity([self.kappa], adjacency, graph)
@@ -103,6 +103,11 @@ class Reciprocal(torch.nn.Module):
     def kappa(self) -> float:
         """That of the next call; raises ``UserError`` where the schedule leaves [0, 1]."""
         return checked_kappa(self._kappa(self.calls)) if callable(self._kappa) else self._kappa
+
+    @kappa.setter
+    def kappa(self, kappa: Kappa) -> None:
+        self._kappa = kappa if callable(kappa) else checked_kappa(kappa)
+        self.engine.set_kappas([self.kappa])
 
     @property
     def off(self) -> bool:

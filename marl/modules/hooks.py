@@ -49,7 +49,7 @@ class HookedCritics(torch.nn.Module):
         graph: Links = "complete",
         adjacency: str | AdjacencySpace = "resample",
         *,
-        neighbours: int = 2,
+        neighbours: int | None = None,
         rho: Sequence[int] = (1,),
         count: int = 1,
         sigma: float = 0.02,
@@ -77,6 +77,15 @@ class HookedCritics(torch.nn.Module):
             handle.remove()
 
     @property
+    def kappa(self) -> float:
+        """That of the next call; may be set, to a number or a function as above."""
+        return self.reciprocal.kappa
+
+    @kappa.setter
+    def kappa(self, kappa: Kappa) -> None:
+        self.reciprocal.kappa = kappa
+
+    @property
     def gap(self) -> Tensor | None:
         """``[1]``: mean |Z* - Z| of the last call, whichever critic's it was; None if it blended nothing."""
         return self.reciprocal.gap
@@ -95,7 +104,7 @@ class HookedCritics(torch.nn.Module):
         check_state(f"states of critic {i}", state, engine.space)
         states = state.unsqueeze(0)  # as one joint state, which everybody reads as it is
         n = len(self.critics)
-        asked = [_packing(j, critic, options) for j, critic in enumerate(self.critics)]
+        asked = [_packing(j, i, critic, options) for j, critic in enumerate(self.critics)]
         critics = Critics(asked, self.sizes, [[argument] for argument in rest])
         own = critics.checked(i, _packed(i, output), states).unsqueeze(0)
         weights = engine.links(n, own)
@@ -144,8 +153,18 @@ def _check_free(critics: list[torch.nn.Module]) -> None:
             raise UserError(f"critics[{i}] is hooked already; expected remove() of those HookedCritics first")
 
 
-def _packing(j: int, critic: torch.nn.Module, options: Mapping[str, Any]) -> Callable[..., Tensor]:
-    return lambda *arguments: _packed(j, critic(*arguments, **options))
+def _packing(j: int, i: int, critic: torch.nn.Module, options: Mapping[str, Any]) -> Callable[..., Tensor]:
+    """Critic j, to be asked what critic i was asked."""
+
+    def ask(*arguments: Any) -> Tensor:
+        try:
+            answer = critic(*arguments, **options)
+        except RuntimeError as error:
+            what, *_ = str(error).splitlines()
+            raise UserError(f"critic {j}: expected to take what critic {i} was given, got {what}") from error
+        return _packed(j, answer)
+
+    return ask
 
 
 def _packed(j: int, output: Any) -> Tensor:
