@@ -40,7 +40,7 @@ WRONG_WORDS = [
     ([*SPREAD, "--reciprocity.kapa=1"], "did you mean '--reciprocity.kappa'?"),
     ([*SPREAD, "--xyzzy"], "unknown argument '--xyzzy'; see marl train --help"),
     ([*SPREAD, "more"], "unknown argument 'more'"),
-    ([*SPREAD, "--hidden", "16", "16"], "unknown argument '16'; a list is one word, with commas: --hidden 64,64"),
+    ([*SPREAD, "--hidden", "16", "16"], "unknown argument '16'; a list is one word, as 64,64"),
     ([*SPREAD, "--env.local_ration", ".5"], "did you mean '--env.local-ratio'?"),
     ([*SPREAD, "--sweep", "reciprocity.kapa=.5"], "did you mean 'reciprocity.kappa'?"),
     ([*SPREAD, "--sweep", "hidden=3"], "choose from action_l2, actor_lr, critic_lr, epsilon, gamma, noise,"),
