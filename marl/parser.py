@@ -22,7 +22,7 @@ class Parser(argparse.ArgumentParser):
         """Parse all of ``arguments``; underscores and dashes in option names are the same."""
         namespace, unknown = self.parse_known_args([_dashed(a) for a in arguments])
         if unknown:
-            known = "; a list is one word, as 64,64" if unknown[0][0].isdigit() else ""
+            known = "; a list is one word, as 64,64" if unknown[0][:1].isdigit() else ""
             if unknown[0].startswith("-"):
                 known = self._nearest(unknown[0].split("=")[0])
             raise UserError(f"unknown argument {unknown[0]!r}{known}")
