@@ -23,8 +23,7 @@ test: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m jax
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m ray
+	export OMP_NUM_THREADS=1; $(BIN)/python -m pytest -m jax & jax=$$!; $(BIN)/python -m pytest -m ray && wait $$jax
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not jax and not ray"
 
 train: install
