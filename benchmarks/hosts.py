@@ -88,10 +88,7 @@ def run(host: str, script: str, seed: int) -> Done:
     python = sys.executable if row.venv is None else venvs.python(row.venv)
     path = ROOT / "examples" / "swap_in" / row.folder / f"{script}.py"
     command = [str(python), str(path), "--seed", str(seed), *row.options.split(), *SIDES[script]]
-    path_so_far = os.environ.get("PYTHONPATH")
-    paths = os.pathsep.join([str(ROOT), *([path_so_far] if path_so_far else [])])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
-    ended = subprocess.run(command, capture_output=True, text=True, env=environment)
+    ended = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     words = ended.stdout.split()
     if ended.returncode or words[-2:-1] != ["return"]:
         raise RuntimeError(f"{' '.join(command)} ended with code {ended.returncode}: {ended.stderr[-2000:]}")

@@ -133,10 +133,6 @@ class WorkerPool:
         sight: Sight = _join(self._all("reset", [()] * len(self.workers)))
         return sight
 
-    def step(self, action: np.ndarray) -> Moment:
-        self.step_async(action)
-        return self.step_wait()
-
     def step_async(self, action: np.ndarray) -> None:
         """Have every worker step its copies; ``step_wait`` waits for them."""
         self._asked = [(action[part],) for part in self.slices]
