@@ -19,7 +19,7 @@ from torch import Tensor
 
 from marl.modules.adjacency import AdjacencySpace, Exact, Gaussian, Mask, Nearest, Peer, Resample
 from marl.modules.foreign import Kappa, LinearKappa, Links, Reciprocal
-from marl.modules.graph import complete, listeners, nearest, validated
+from marl.modules.graph import Fixed, complete, listeners, nearest, validated
 from marl.modules.guards import checked_kappa, readable, refuse_array, require_floating, require_tensor, same_device
 from marl.modules.hooks import HookedCritics
 from marl.modules.plain import Critics, check_state
@@ -151,40 +151,40 @@ class ReciprocalCritics(torch.nn.Module):
         refuse_array("states", states)
         states = list(states)
         self._check(states, rest)
-        self.reciprocal.turn()
+        blends = self.reciprocal.turn()
         width = max(state.shape[-1] for state in states)
         stacked = torch.stack([fitted(state, width) for state in states])
         engine, critics = self.reciprocal.engine, Critics(self.critics, self.sizes, rest)
-        if engine.off:
-            engine.last = None
+        if not blends:
             return critics.own(stacked)
         weights = engine.links(len(self.critics), stacked)
         own = critics.own(stacked)
         if engine.space.views:  # each at its own state of the moment, which is what it has just been asked
             return self.reciprocal.combined(own, own[None, None], weights)
         near = [states.squeeze(0) for states in engine.space(stacked.unsqueeze(0))]
-        if engine.graph.identity:
-            return self.reciprocal.combined(own, torch.stack([critics.own(states) for states in near]), None)
+        only = engine.graph.only if isinstance(engine.graph, Fixed) else None
+        if only is not None:
+            return self.reciprocal.combined(own, critics.alone(near, only), None)
         return self.reciprocal.combined(own, critics.heard(near, listeners(engine.graph, weights)), weights)
 
     def _check(self, states: list[Tensor], rest: Sequence[Tensor | Sequence[Any]]) -> None:
         """Raise ``UserError`` for what does not fit the critics or each other."""
-        n = len(self.critics)
-        tensors: dict[str, Tensor] = {}
-        for what, given in (("states", states), *((f"argument {k + 1}", entries) for k, entries in enumerate(rest))):
-            refuse_array(what, given)
-            if len(states) not in (1, n):
-                raise UserError(f"states: expected one for each of {n} critics or one for all, got {len(states)}")
-            if len(given) != len(states):
-                raise UserError(f"{what}: expected {len(states)}, as many as states, got {len(given)}")
-            for i, entry in enumerate(given):
-                refuse_array(f"{what}[{i}]", entry)
-                if isinstance(entry, Tensor):
-                    tensors[f"{what}[{i}]"] = entry
+        n, space = len(self.critics), self.reciprocal.engine.space
+        if len(states) not in (1, n):
+            raise UserError(f"states: expected one for each of {n} critics or one for all, got {len(states)}")
         for i, state in enumerate(states):
-            check_state(f"states[{i}]", state, self.reciprocal.engine.space)
+            check_state(f"states[{i}]", state, space)
             if len(state) != len(states[0]):
                 raise UserError(f"states[{i}]: expected {len(states[0])} rows as in states[0], got {len(state)}")
+        tensors = {f"states[{i}]": state for i, state in enumerate(states)}
+        for k, given in enumerate(rest, 1):
+            refuse_array(f"argument {k}", given)
+            if len(given) != len(states):
+                raise UserError(f"argument {k}: expected {len(states)}, as many as states, got {len(given)}")
+            for i, entry in enumerate(given):
+                refuse_array(f"argument {k}[{i}]", entry)
+                if isinstance(entry, Tensor):
+                    tensors[f"argument {k}[{i}]"] = entry
         same_device(tensors)
         self.sizes.check(states)
 

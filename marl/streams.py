@@ -7,7 +7,7 @@ as the run of that member alone.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -37,15 +37,20 @@ class Streams:
 
     def uniform(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """``[P, *shape]`` from the uniform distribution on [0, 1)."""
-        return torch.stack([torch.rand(shape, generator=g, dtype=dtype) for g in self.generators])
+        return self._drawn(lambda g: torch.rand((1, *shape), generator=g, dtype=dtype))
 
     def normal(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """``[P, *shape]`` from the standard normal distribution."""
-        return torch.stack([torch.randn(shape, generator=g, dtype=dtype) for g in self.generators])
+        return self._drawn(lambda g: torch.randn((1, *shape), generator=g, dtype=dtype))
 
     def integers(self, high: int, *shape: int) -> Tensor:
         """``[P, *shape]`` int64, uniform on 0 .. high - 1."""
-        return torch.stack([torch.randint(high, shape, generator=g) for g in self.generators])
+        return self._drawn(lambda g: torch.randint(high, (1, *shape), generator=g))
+
+    def _drawn(self, draw: Callable[[torch.Generator], Tensor]) -> Tensor:
+        """Every member's ``[1, *shape]`` as one tensor; a single member's need not be copied."""
+        parts = [draw(generator) for generator in self.generators]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def state_dict(self) -> State:
         return {"generators": torch.stack([g.get_state() for g in self.generators])}

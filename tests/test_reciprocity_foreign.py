@@ -102,7 +102,8 @@ def test_a_critic_that_insists_on_gradients_leaves_none():
     for kappa in (0.0, 0.5):
         module = ReciprocalCritics([critic] * 3, kappa)
         assert not module(STATES).requires_grad
-        assert module.reciprocal.engine.last is None or not any(t.requires_grad for t in module.reciprocal.engine.last)
+        last = module.reciprocal.engine.last
+        assert last is None or not any(t.requires_grad for t in last)
 
 
 # unequal sizes

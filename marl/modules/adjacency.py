@@ -131,10 +131,15 @@ class Perturbed(AdjacencySpace):
     def values(self, states: Tensor, index: Tensor, real: Tensor | None) -> Tensor:
         """What the coordinates ``index`` ``[P, G, B, rho]`` change to, in the same shape."""
 
+    def changes(self, states: Tensor, rho: int, real: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Which coordinates change, and to what: two of ``[P, G, B, rho]``."""
+        index = self._coordinates(states, rho)
+        return index, self.values(states, index, real)
+
     def __call__(self, states: Tensor, real: Tensor | None = None) -> Iterator[Tensor]:
         for rho in self.levels:
-            index = self._coordinates(states, min(rho, states.shape[-1]))
-            near = states.scatter(-1, index, self.values(states, index, real))
+            index, values = self.changes(states, min(rho, states.shape[-1]), real)
+            near = states.scatter(-1, index, values)
             if self.padded and rho > self.smallest:  # an agent with fewer than rho coordinates drew padding too
                 near = torch.where(self.mask.to(states.device).unsqueeze(-2), near, states)
             yield near
@@ -163,6 +168,17 @@ class Perturbed(AdjacencySpace):
 
 class Resample(Perturbed):
     """The coordinates take the values that they have in another row of the batch, one random row for each state."""
+
+    def changes(self, states: Tensor, rho: int, real: Tensor | None) -> tuple[Tensor, Tensor]:
+        if rho > 1 or self.padded or real is not None:
+            return super().changes(states, rho, real)
+        # The default, on the path of every training step: one number says both which row and which coordinate.
+        _, groups, rows, width = states.shape
+        _need_rows("resample", states, 2)
+        ahead = self.streams.integers((rows - 1) * width, groups, rows).to(states.device)
+        begins = torch.arange(width, (rows + 1) * width, width, device=states.device)  # of the next row
+        source = (begins + ahead) % (rows * width)
+        return (source % width).unsqueeze(-1), states.flatten(2).gather(-1, source).unsqueeze(-1)
 
     def values(self, states: Tensor, index: Tensor, real: Tensor | None) -> Tensor:
         _, groups, rows, width = states.shape

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from marl.modules.adjacency import AdjacencySpace
 from marl.modules.graph import make_graph, validated
-from marl.modules.guards import checked_kappa, require_floating, require_tensor, same_device
+from marl.modules.guards import batched, checked_kappa, require_floating, require_tensor, same_device
 from marl.modules.plain import check_state
-from marl.modules.reciprocity import Reciprocity, ReciprocityConfig, make_space, mix
+from marl.modules.reciprocity import Reciprocity, ReciprocityConfig, blend, make_space, mix
 from marl.streams import Streams
 from marl.types import State, UserError
 
@@ -124,7 +124,8 @@ class Reciprocal(torch.nn.Module):
         if states.dim() == 0 or len(states) not in (self.agents, 1):
             raise UserError(f"states: expected shape [{self.agents}, B, D] or [1, B, D], got {list(states.shape)}")
         check_state("states[0]", states[0], self.engine.space)
-        return torch.stack(list(self.engine.space(states.unsqueeze(0)))).squeeze(1)
+        near = list(self.engine.space(states.unsqueeze(0)))
+        return near[0] if len(near) == 1 else torch.cat(near)
 
     @torch.no_grad()
     def forward(self, own: Tensor, heard: Tensor | None = None) -> Tensor:
@@ -138,10 +139,8 @@ class Reciprocal(torch.nn.Module):
         Raises ``UserError`` for other shapes and for tensors on different devices.
         """
         require_tensor("own", own)
-        self.turn()
         own = own.detach()
-        if self.engine.off:
-            self.engine.last = None
+        if not self.turn():
             return own
         require_tensor("heard", heard)
         assert heard is not None
@@ -157,26 +156,35 @@ class Reciprocal(torch.nn.Module):
         return self.combined(own, heard.detach(), self.engine.links(n, own))
 
     def combined(self, own: Tensor, heard: Tensor, weights: Tensor | None) -> Tensor:
-        """Z* by this call's kappa; without weights ``heard`` is ``[S, N, B, *]``, of each agent's own critic."""
-        shares = self.engine.shares
-        average = heard[0] * shares[0]
+        """Z* by this call's kappa; without weights ``heard`` is ``[S, N, B, *]``, of the one whom each agent hears."""
+        engine = self.engine
+        shares, kappa = engine.shares, engine.kappa
+        average = heard[0] if len(shares) == 1 else heard[0] * shares[0]
         for share, values in zip(shares[1:], heard[1:], strict=True):
             average = average.add(values, alpha=share)
-        average = average.unsqueeze(0)
-        return self.engine.blended(
-            own.unsqueeze(0), average if weights is None else mix(weights, average), weights
-        ).squeeze(0)
+        if weights is None:
+            value = blend(own, average, kappa, None)
+        else:
+            listens = None if engine.all_listen else weights
+            value = blend(own.unsqueeze(0), mix(weights, average.unsqueeze(0)), kappa, listens).squeeze(0)
+        engine.last = None if batched(value) else (own, value)
+        return value
 
-    def turn(self) -> None:
-        """One more call: set kappa to what the schedule says for it."""
+    def turn(self) -> bool:
+        """One more call, with the kappa that the schedule says for it; whether it blends anything."""
+        engine = self.engine
+        engine.last = None
         if callable(self._kappa):
             _outside_the_graph()(self)
+        return not engine.off
 
     @property
     def gap(self) -> Tensor | None:
         """``[N]``: mean |Z* - Z| of the last call; None if it blended nothing, or ran inside a vmap."""
-        gap = self.engine.gap
-        return None if gap is None else gap.squeeze(0)
+        if self.engine.last is None:
+            return None
+        own, value = self.engine.last
+        return (value - own).abs().flatten(1).mean(-1)
 
     def get_extra_state(self) -> State:
         return {"calls": self.calls, "agents": self.agents, **self.engine.state_dict()}

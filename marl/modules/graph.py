@@ -89,6 +89,7 @@ class Fixed:
 
     Attributes:
         listens: ``listens[i][j]``: i hears j in one member or another; None: not known.
+        only: the one critic that each agent hears, if that is one; None: not so, or not known.
         everybody: every agent is known to hear somebody.
     """
 
@@ -98,6 +99,7 @@ class Fixed:
     def _set(self, weights: Tensor) -> None:
         self.weights = validated(weights)
         self.listens: list[list[bool]] | None = None
+        self.only: list[int] | None = None
         self.identity, self.hears_itself, self.everybody = False, True, False
         if readable(self.weights):
             eye = torch.eye(self.weights.shape[-1]).to(self.weights)
@@ -105,6 +107,8 @@ class Fixed:
             self.hears_itself = bool(self.weights.diagonal(dim1=-2, dim2=-1).any())
             self.everybody = bool((self.weights != 0).any(-1).all())
             self.listens = (self.weights != 0).any(0).tolist()
+            if self.everybody and all(sum(row) == 1 for row in self.listens):
+                self.only = [row.index(True) for row in self.listens]
 
     def __call__(self) -> Tensor:
         return self.weights

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +12,7 @@ from torch import Tensor
 from marl.modules.adjacency import AdjacencySpace
 from marl.modules.foreign import Kappa, Links, Reciprocal
 from marl.modules.graph import listeners
-from marl.modules.plain import Critics, check_state
-from marl.modules.sizes import Alike
+from marl.modules.plain import check_alike, check_answer, check_state
 from marl.types import UserError
 
 
@@ -57,7 +56,7 @@ class HookedCritics(torch.nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        self.critics, self.sizes = list(critics), Alike()
+        self.critics = list(critics)
         _check_free(self.critics)
         options: Any = {"neighbours": neighbours, "rho": rho, "count": count, "sigma": sigma, "metric": metric}
         self.reciprocal = Reciprocal(len(self.critics), kappa, graph, adjacency, generator=generator, **options)
@@ -66,7 +65,7 @@ class HookedCritics(torch.nn.Module):
                 "adjacency: peer asks each critic at its own view of one moment, which hooked critics do not have; "
                 "expected resample, mask, gaussian, knn or exact"
             )
-        self.asleep = False
+        self.nap = _Nap()
         self.handles = [
             critic.register_forward_hook(_Hook(self, i), with_kwargs=True) for i, critic in enumerate(self.critics)
         ]
@@ -93,36 +92,57 @@ class HookedCritics(torch.nn.Module):
     @torch.no_grad()
     def answer(self, i: int, output: Any, arguments: Sequence[Any], options: Mapping[str, Any]) -> Any:
         """What critic i answers instead of ``output`` to that call; None: the same."""
-        engine = self.reciprocal.engine
-        self.reciprocal.turn()
-        engine.last = None
-        if engine.off:
+        if not self.reciprocal.turn():
             return None
+        engine = self.reciprocal.engine
         if not arguments:
             raise UserError(f"critic {i}: expected the states as its first positional argument, got none")
-        state, *rest = arguments
-        check_state(f"states of critic {i}", state, engine.space)
-        states = state.unsqueeze(0)  # as one joint state, which everybody reads as it is
-        n = len(self.critics)
-        asked = [_packing(j, i, critic, options) for j, critic in enumerate(self.critics)]
-        critics = Critics(asked, self.sizes, [[argument] for argument in rest])
-        own = critics.checked(i, _packed(i, output), states).unsqueeze(0)
-        weights = engine.links(n, own)
+        states, *rest = arguments
+        check_state(f"states of critic {i}", states, engine.space)
+        own = _packed(i, output).detach()
+        check_answer(i, own, states, len(states))
+        weights = engine.links(len(self.critics), own)
         listens = listeners(engine.graph, weights)
-        row = [True] * n if listens is None else listens[i]
-        near = [states.squeeze(0) for states in engine.space(states.unsqueeze(0))]
-        self.asleep = True
-        try:
-            if sum(row) == 1:  # of weight one: nothing to be mixed
-                heard = torch.stack([critics.ask(row.index(True), 0, states) for states in near]).unsqueeze(1)
-                value = self.reciprocal.combined(own, heard, None)
-            else:
-                heard = critics.heard(near, [row] * n)
-                value = self.reciprocal.combined(own, heard, weights[:, i : i + 1])
-        finally:
-            self.asleep = False
+        who = [j for j in range(len(self.critics)) if listens is None or listens[i][j]]
+        if not who:
+            return own if isinstance(output, Tensor) else type(output)(own.unbind(-1))
+        with self.nap:
+            answers = [
+                self._ask(j, (near[0, 0], *rest), options, i, own)
+                for near in engine.space(states[None, None])
+                for j in who
+            ]
+        heard = torch.stack(answers) if len(answers) > 1 else answers[0].unsqueeze(0)
+        if len(who) == 1:  # of weight one: nothing to be mixed
+            value = self.reciprocal.combined(own.unsqueeze(0), heard.unsqueeze(1), None)
+        else:
+            heard = heard.unflatten(0, (-1, 1, len(who)))
+            value = self.reciprocal.combined(own.unsqueeze(0), heard, weights[:, i : i + 1, who])
         value = value.squeeze(0)
         return value if isinstance(output, Tensor) else type(output)(value.unbind(-1))
+
+    def _ask(self, j: int, arguments: Sequence[Any], options: Mapping[str, Any], i: int, own: Tensor) -> Tensor:
+        """Critic j's answer to what critic i was asked, in the shape of ``own``."""
+        try:
+            answer = self.critics[j](*arguments, **options)
+        except RuntimeError as error:
+            what, *_ = str(error).splitlines()
+            raise UserError(f"critic {j}: expected to take what critic {i} was given, got {what}") from error
+        value = _packed(j, answer)
+        check_alike(j, value, i, own)
+        return value
+
+
+class _Nap:
+    """While it lasts hooks let answers pass."""
+
+    asleep = False
+
+    def __enter__(self) -> None:
+        self.asleep = True
+
+    def __exit__(self, *_: object) -> None:
+        self.asleep = False
 
 
 @dataclass(frozen=True)
@@ -133,7 +153,7 @@ class _Hook:
     index: int
 
     def __call__(self, _: torch.nn.Module, arguments: tuple[Any, ...], options: dict[str, Any], output: Any) -> Any:
-        return None if self.owner.asleep else self.owner.answer(self.index, output, arguments, options)
+        return None if self.owner.nap.asleep else self.owner.answer(self.index, output, arguments, options)
 
 
 def _check_free(critics: list[torch.nn.Module]) -> None:
@@ -153,20 +173,6 @@ def _check_free(critics: list[torch.nn.Module]) -> None:
             raise UserError(f"critics[{i}] is hooked already; expected remove() of those HookedCritics first")
 
 
-def _packing(j: int, i: int, critic: torch.nn.Module, options: Mapping[str, Any]) -> Callable[..., Tensor]:
-    """Critic j, to be asked what critic i was asked."""
-
-    def ask(*arguments: Any) -> Tensor:
-        try:
-            answer = critic(*arguments, **options)
-        except RuntimeError as error:
-            what, *_ = str(error).splitlines()
-            raise UserError(f"critic {j}: expected to take what critic {i} was given, got {what}") from error
-        return _packed(j, answer)
-
-    return ask
-
-
 def _packed(j: int, output: Any) -> Tensor:
     """An answer as one tensor: the parts of a tuple side by side in a last dimension."""
     if isinstance(output, Tensor):
@@ -176,4 +182,4 @@ def _packed(j: int, output: Any) -> Tensor:
     shapes = [list(part.shape) for part in output]
     if not shapes or any(shape != shapes[0] for shape in shapes):
         raise UserError(f"critic {j}: expected tensors of one shape, got shapes {shapes}")
-    return torch.stack(list(output), -1)
+    return torch.stack(list(output), -1) if len(output) > 1 else output[0].unsqueeze(-1)

@@ -37,26 +37,21 @@ class Critics:
 
     def checked(self, j: int, value: Tensor, states: Tensor) -> Tensor:
         """What critic j answered, without gradient; raises ``UserError`` where it fits no other's answer."""
-        require_tensor(f"answer of critic {j}", value)
-        if value.device != states.device:
-            same_device({"states": states, f"answer of critic {j}": value})
-        answer: Tensor = value.detach()
         if self.first is None:
-            rows = states.shape[1]
-            if answer.shape[:1] != (rows,):
-                raise UserError(f"critic {j}: expected shape [{rows}, ...], a row a state, got {list(answer.shape)}")
-            require_floating(f"critic {j}", answer)
-            self.first = j, answer
-        k, model = self.first
-        if answer.shape != model.shape:
-            raise UserError(
-                f"critic {j}: expected shape {list(model.shape)} as critic {k} answered, got {list(answer.shape)}"
-            )
-        return answer
+            check_answer(j, value, states, states.shape[1])
+            self.first = j, value
+        else:
+            check_alike(j, value, *self.first)
+        return value.detach()
 
     def own(self, states: Tensor) -> Tensor:
         """Critic j at its own state of ``[G, B, D]``: ``[N, B, *]``."""
         return torch.stack([self.ask(j, j % len(states), states) for j in range(len(self.critics))])
+
+    def alone(self, near: Sequence[Tensor], only: Sequence[int]) -> Tensor:
+        """Critic ``only[i]`` at the adjacent states of i: ``[S, N, B, *]``."""
+        answers = [self.ask(j, i % len(states), states) for states in near for i, j in enumerate(only)]
+        return torch.stack(answers).unflatten(0, (len(near), len(only)))
 
     def heard(self, near: Sequence[Tensor], listens: Sequence[Sequence[bool]] | None) -> Tensor:
         """Critic j at the adjacent states of i: ``[S, G, N, B, *]``, after ``own``.
@@ -78,6 +73,27 @@ class Critics:
             for j in agents
         ]
         return torch.stack(answers).unflatten(0, (len(near), groups, len(agents)))
+
+
+def check_answer(j: int, value: Any, states: Tensor, rows: int) -> None:
+    """Raise ``UserError`` for anything but fractions, one row for each of that many states, where these lie."""
+    require_tensor(f"answer of critic {j}", value)
+    if value.device != states.device:
+        same_device({"states": states, f"answer of critic {j}": value})
+    if value.shape[:1] != (rows,):
+        raise UserError(f"critic {j}: expected shape [{rows}, ...], a row a state, got {list(value.shape)}")
+    require_floating(f"critic {j}", value)
+
+
+def check_alike(j: int, value: Any, k: int, model: Tensor) -> None:
+    """Raise ``UserError`` unless critic j answered as critic k did: a tensor of that shape on that device."""
+    require_tensor(f"answer of critic {j}", value)
+    if value.device != model.device:
+        same_device({"states": model, f"answer of critic {j}": value})  # the model's answer lies where they do
+    if value.shape != model.shape:
+        raise UserError(
+            f"critic {j}: expected shape {list(model.shape)} as critic {k} answered, got {list(value.shape)}"
+        )
 
 
 def check_state(name: str, state: Any, space: AdjacencySpace) -> None:

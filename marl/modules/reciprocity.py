@@ -77,12 +77,15 @@ def blend(own: Tensor, others: Tensor, kappa: Tensor, weights: Tensor | None) ->
     """(1 - kappa) own + kappa others; where kappa is 0 or a row of ``weights`` has no neighbours, own bit for bit.
 
     Args:
-        own, others: ``[P, N, *]``.
+        own, others: ``[P, N, *]``; of one member without the P too, if ``kappa`` is ``[1, 1]`` and ``weights`` None.
         kappa: ``[P or 1, N or 1]``.
         weights: ``[P or 1, N, N]``; None: every kappa is above 0 and every agent has neighbours.
     """
+    share = kappa.to(own)
     shape = (-1, *[1] * (own.dim() - 2))
-    value = torch.lerp(own, others.to(own.dtype), kappa.to(own).view(*kappa.shape[:1], *shape))
+    if kappa.numel() > 1:
+        share = share.view(*kappa.shape[:1], *shape)
+    value = torch.lerp(own, others.to(own.dtype), share)
     if weights is None:
         return value
     active = (kappa.to(own.device) > 0) & (weights.to(own.device) != 0).any(-1)
@@ -159,10 +162,14 @@ class Reciprocity:
 
     def blended(self, own: Tensor, others: Tensor, weights: Tensor | None) -> Tensor:
         """``blend`` with the kappas, noted for ``gap`` (inside a vmap there is nothing that could be kept)."""
-        everybody = self.all_on and isinstance(self.graph, Fixed) and self.graph.everybody
-        value = blend(own, others, self.kappa, None if everybody else weights)
+        value = blend(own, others, self.kappa, None if self.all_listen else weights)
         self.last = None if batched(value) else (own, value)
         return value
+
+    @property
+    def all_listen(self) -> bool:
+        """It is known that every kappa is above 0 and that every agent has neighbours."""
+        return self.all_on and isinstance(self.graph, Fixed) and self.graph.everybody
 
     def _heard(self, values: Values, states: Tensor, weights: Tensor) -> Tensor:
         """sum_j W_ij Z_j at ``states``: ``[P, N, *]``; the part of one's own critic, W_ii, is asked of ``own``."""

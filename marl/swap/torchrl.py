@@ -18,7 +18,7 @@ from torch import Tensor
 from torchrl.objectives import DDPGLoss, LossModule, PPOLoss, QMixerLoss, TD3Loss
 from torchrl.objectives.value import GAE, TD0Estimator, TD1Estimator, TDLambdaEstimator, ValueEstimatorBase
 
-from marl.modules.graph import listeners
+from marl.modules.graph import Fixed, listeners
 from marl.reciprocity import Reciprocal
 from marl.types import UserError
 
@@ -97,8 +97,8 @@ class Team:
         """``data`` ``[*B]``, which the critic reads, with all that it writes, Z* in place of its values."""
         rows = data.reshape(-1)
         blend, out = self.blended(reciprocal, rows, call)
-        answers = {key: out.get(key)[: len(rows)] for key in self.critic.out_keys}
-        for key, answer in [*answers.items(), (self.value, blend)]:
+        for key in self.critic.out_keys:
+            answer = blend if key == self.value else out.get(key)[: len(rows)]
             data.set(key, answer.reshape(*data.shape, *answer.shape[1:]))
         return data
 
@@ -128,7 +128,7 @@ class Team:
         shape = next(iter(near.values())).shape[:3]  # S, L, R
 
         def spread(entry: Tensor) -> Tensor:
-            entry = entry[:, who].transpose(0, 1)
+            entry = who.of(entry).transpose(0, 1)
             return entry.expand(shape[0], *entry.shape).flatten(0, 2)
 
         asked = {k: near[k].flatten(0, 2) if k in near else spread(entry) for k, entry in entries.items()}
@@ -138,9 +138,9 @@ class Team:
         values = self._values(out, known, count, n)
         heard = out.get(self.value)[count:] if self.read is None else self.read(out, count, spread)
         heard = heard.unflatten(0, shape).transpose(2, 3)  # [S, L, N, R, C]
-        if engine.graph.identity:
-            return reciprocal.combined(values, heard.squeeze(1), None).transpose(0, 1), out
-        heard = heard if self.joint else _placed(heard, who)
+        if isinstance(engine.graph, Fixed) and engine.graph.only is not None:
+            return reciprocal.combined(values, heard[:, who.row, who.first], None).transpose(0, 1), out
+        heard = heard if self.joint else who.placed(heard)
         return reciprocal.combined(values, heard, weights).transpose(0, 1), out
 
     def _reads_others(self, entries: Mapping[Key, Tensor], agents: int, call: Call) -> bool | None:
@@ -177,19 +177,17 @@ class Team:
 
     def _adjacent(
         self, reciprocal: Reciprocal, weights: Tensor, entries: Mapping[Key, Tensor]
-    ) -> tuple[dict[Key, Tensor], Tensor]:
-        """Adjacent states, ``{key: [S, L, R, N_j, D]}``, and whose: in part l critic j reads one of agent who[l, j]."""
+    ) -> tuple[dict[Key, Tensor], Hearers]:
+        """Adjacent states, ``{key: [S, L, R, N_j, D]}``, and whose they are."""
         parts = {k: x for k, x in entries.items() if k not in self.arguments and x.is_floating_point()}
         state = torch.cat(list(parts.values()), -1)  # [R, N, D]
         graph, n = reciprocal.engine.graph, reciprocal.agents
-        who = torch.arange(n).unsqueeze(0)
+        listens = listeners(graph, weights)
+        who = _hearers(None if listens is None else tuple(map(tuple, listens)), n, bool(self.joint))
         if self.joint:
             near = reciprocal.adjacent(state.flatten(1).unsqueeze(0)).unflatten(-1, state.shape[1:])
         else:
-            if not graph.identity:
-                listens = listeners(graph, weights)
-                who = _hearers(None if listens is None else tuple(map(tuple, listens)), n)
-            near = reciprocal.adjacent(state.transpose(0, 1))[:, who].transpose(2, 3)
+            near = who.of(reciprocal.adjacent(state.transpose(0, 1))).transpose(2, 3)
         widths = [part.shape[-1] for part in parts.values()]
         return dict(zip(parts, near.split(widths, -1), strict=True)), who
 
@@ -199,20 +197,41 @@ def _require_agents(key: Key, entry: Tensor, agents: int) -> None:
         raise UserError(f"{key}: expected shape [rows, {agents}, *] for {agents} agents, got {list(entry.shape)}")
 
 
+@dataclass(frozen=True)
+class Hearers:
+    """At whose adjacent states the N critics are asked, in L calls: in call l critic j at a state of agent who[l, j].
+
+    Attributes:
+        who: ``[L, N]``: the agents that hear critic j, itself where they are fewer than L; None: each its own, L = 1.
+        row, first: ``[N]``: the first critic that agent i hears, and in which of the calls; 0 where it hears none.
+    """
+
+    who: Tensor | None
+    row: Tensor
+    first: Tensor
+
+    def of(self, agents: Tensor) -> Tensor:
+        """What belongs to agents, ``[A, N, *]``, as the critics read it: ``[A, L, N, *]``."""
+        return agents.unsqueeze(1) if self.who is None else agents[:, self.who]
+
+    def placed(self, answers: Tensor) -> Tensor:
+        """``[S, L, N_j, R, C]`` -> ``[S, N_i, N_j, R, C]``, 0 where i does not hear j."""
+        agents = torch.arange(len(self.row))
+        heard = answers.new_zeros(len(answers), len(agents), *answers.shape[2:])
+        heard[:, agents if self.who is None else self.who, agents] = answers
+        return heard
+
+
 @lru_cache(maxsize=64)
-def _hearers(listens: tuple[tuple[bool, ...], ...] | None, agents: int) -> Tensor:
-    """``[L, N]``: the agents that hear critic j, itself where they are fewer than L; None: everybody hears it."""
+def _hearers(listens: tuple[tuple[bool, ...], ...] | None, agents: int, joint: bool) -> Hearers:
+    """By who listens to whom; None: everybody to everybody. Joint critics are asked at one state, which all share."""
     heard_by = [[i for i in range(agents) if listens is None or listens[i][j]] for j in range(agents)]
     most = max(1, *map(len, heard_by))
-    return torch.tensor([column + [j] * (most - len(column)) for j, column in enumerate(heard_by)]).T
-
-
-def _placed(answers: Tensor, who: Tensor) -> Tensor:
-    """``[S, L, N_j, R, C]`` -> ``[S, N_i, N_j, R, C]``, 0 where i does not hear j."""
-    n = who.shape[1]
-    heard = answers.new_zeros(len(answers), n, *answers.shape[2:])
-    heard[:, who, torch.arange(n)] = answers
-    return heard
+    who = torch.tensor([column + [j] * (most - len(column)) for j, column in enumerate(heard_by)]).T
+    first = [next((j for j in range(agents) if i in heard_by[j]), 0) for i in range(agents)]
+    row = [heard_by[j].index(i) if i in heard_by[j] and not joint else 0 for i, j in enumerate(first)]
+    own = joint or torch.equal(who, torch.arange(agents).unsqueeze(0))
+    return Hearers(None if own else who, torch.tensor(row), torch.tensor(first))
 
 
 @contextmanager
@@ -234,13 +253,6 @@ def _mark(estimator: ValueEstimatorBase) -> None:
     if getattr(estimator, "blends", False):
         raise UserError(f"{type(estimator).__name__}: expected one that does not blend its targets yet, this one does")
     estimator.blends = True
-
-
-def _switched_off(reciprocal: Reciprocal) -> bool:
-    """Begin a call; whether it changes nothing."""
-    reciprocal.turn()
-    reciprocal.engine.last = None
-    return reciprocal.engine.off
 
 
 def _best_by_own(loss: QMixerLoss) -> Callable[[TensorDictBase, int, Spread], Tensor]:
@@ -275,7 +287,7 @@ def _wire_estimate(estimator: ValueEstimatorBase, team: Team, reciprocal: Recipr
     estimate, critic = estimator.value_estimate, team.critic
 
     def value_estimate(*args: Any, **kwargs: Any) -> Tensor:
-        if _switched_off(reciprocal):
+        if not reciprocal.turn():
             return estimate(*args, **kwargs)
         call = critic.forward
         critic.forward = lambda data: team.answer(reciprocal, data, call)
@@ -303,7 +315,7 @@ def _wire_twins(loss: TD3Loss, reciprocal: Reciprocal) -> None:
                 twins = asked(rows.expand(len(data), *rows.batch_size), params)
                 return rows.set(value, twins.get(value).squeeze(-1).movedim(0, -1))
 
-            if params is not loss.target_qvalue_network_params or _switched_off(reciprocal):
+            if params is not loss.target_qvalue_network_params or not reciprocal.turn():
                 return asked(data, params)
             blend = team.answer(reciprocal, data[0], call).get(value)
             return TensorDict({value: blend.movedim(-1, 0).unsqueeze(-1)}, data.batch_size)
@@ -327,7 +339,7 @@ def _wire_values(estimator: ValueEstimatorBase, reciprocal: Reciprocal) -> None:
 
     def call_value_nets(data: TensorDictBase, params: Any, next_params: Any, **kwargs: Any) -> tuple[Any, ...]:
         value, next_value, *rest = asked(data=data, params=params, next_params=next_params, **kwargs)
-        if _switched_off(reciprocal):
+        if not reciprocal.turn():
             return value, next_value, *rest
         team, following = team_of(kwargs["value_key"]), data.get("next").select(*critic.in_keys)
         borrowed = nullcontext() if next_params is None else next_params.to_module(critic)
