@@ -180,7 +180,7 @@ class Team:
     ) -> tuple[dict[Key, Tensor], Hearers]:
         """Adjacent states, ``{key: [S, L, R, N_j, D]}``, and whose they are."""
         parts = {k: x for k, x in entries.items() if k not in self.arguments and x.is_floating_point()}
-        state = torch.cat(list(parts.values()), -1)  # [R, N, D]
+        state = torch.cat(list(parts.values()), -1) if len(parts) > 1 else next(iter(parts.values()))  # [R, N, D]
         graph, n = reciprocal.engine.graph, reciprocal.agents
         listens = listeners(graph, weights)
         who = _hearers(None if listens is None else tuple(map(tuple, listens)), n, bool(self.joint))

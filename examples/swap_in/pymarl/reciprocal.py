@@ -34,7 +34,7 @@ class QLearner:
         mac_out = unrolled(self.mac, batch)
         chosen_action_qvals = mac_out[:, :-1].gather(3, actions).squeeze(3)
 
-        target_mac_out = unrolled(self.target_mac, batch)[:, 1:]
+        target_mac_out, others = self.reciprocity.unrolled(self.target_mac, batch)
         target_mac_out[avail_actions[:, 1:] == 0] = -9999999
         if self.args.double_q:
             live = mac_out.detach()[:, 1:].masked_fill(avail_actions[:, 1:] == 0, -9999999)
@@ -43,7 +43,7 @@ class QLearner:
         else:
             target_max_qvals = target_mac_out.max(dim=3)[0]
             cur_max_actions = target_mac_out.max(dim=3, keepdim=True)[1]
-        target_max_qvals = self.reciprocity.utilities(target_max_qvals, self.target_mac, batch, cur_max_actions)
+        target_max_qvals = self.reciprocity.utilities(target_max_qvals, others, cur_max_actions)
 
         chosen_action_qvals = self.mixer(chosen_action_qvals, batch["state"][:, :-1])
         target_max_qvals = self.target_mixer(target_max_qvals, batch["state"][:, 1:])
