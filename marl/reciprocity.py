@@ -148,37 +148,39 @@ class ReciprocalCritics(torch.nn.Module):
         Raises ``UserError`` if the number of states or entries does not fit the critics, if sizes, batches or devices
         differ, and if critics answer in different shapes.
         """
-        refuse_array("states", states)
-        states = list(states)
-        self._check(states, rest)
+        for name, given in (("states", states), *((f"argument {k}", entries) for k, entries in enumerate(rest, 1))):
+            refuse_array(name, given)
+        views, others = list(states), [list(entries) for entries in rest]
+        self._check(views, others)
         blends = self.reciprocal.turn()
-        width = max(state.shape[-1] for state in states)
-        stacked = torch.stack([fitted(state, width) for state in states])
-        engine, critics = self.reciprocal.engine, Critics(self.critics, self.sizes, rest)
+        if not isinstance(states, Tensor):
+            width = max(state.shape[-1] for state in views)
+            states = torch.stack([fitted(state, width) for state in views])
+            views = list(states)
+        engine, critics = self.reciprocal.engine, Critics(self.critics, self.sizes, others)
         if not blends:
-            return critics.own(stacked)
-        weights = engine.links(len(self.critics), stacked)
-        own = critics.own(stacked)
+            return critics.own(views)
+        weights = engine.links(len(self.critics), states)
+        own = critics.own(views)
         if engine.space.views:  # each at its own state of the moment, which is what it has just been asked
             return self.reciprocal.combined(own, own[None, None], weights)
-        near = [states.squeeze(0) for states in engine.space(stacked.unsqueeze(0))]
+        near = [list(adjacent[0]) for adjacent in engine.space(states.unsqueeze(0))]
         only = engine.graph.only if isinstance(engine.graph, Fixed) else None
         if only is not None:
             return self.reciprocal.combined(own, critics.alone(near, only), None)
         return self.reciprocal.combined(own, critics.heard(near, listeners(engine.graph, weights)), weights)
 
-    def _check(self, states: list[Tensor], rest: Sequence[Tensor | Sequence[Any]]) -> None:
+    def _check(self, states: list[Tensor], rest: list[list[Any]]) -> None:
         """Raise ``UserError`` for what does not fit the critics or each other."""
         n, space = len(self.critics), self.reciprocal.engine.space
         if len(states) not in (1, n):
             raise UserError(f"states: expected one for each of {n} critics or one for all, got {len(states)}")
         for i, state in enumerate(states):
             check_state(f"states[{i}]", state, space)
-            if len(state) != len(states[0]):
+            if state.shape[0] != states[0].shape[0]:
                 raise UserError(f"states[{i}]: expected {len(states[0])} rows as in states[0], got {len(state)}")
         tensors = {f"states[{i}]": state for i, state in enumerate(states)}
         for k, given in enumerate(rest, 1):
-            refuse_array(f"argument {k}", given)
             if len(given) != len(states):
                 raise UserError(f"argument {k}: expected {len(states)}, as many as states, got {len(given)}")
             for i, entry in enumerate(given):

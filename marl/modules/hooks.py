@@ -100,7 +100,7 @@ class HookedCritics(torch.nn.Module):
         states, *rest = arguments
         check_state(f"states of critic {i}", states, engine.space)
         own = _packed(i, output).detach()
-        check_answer(i, own, states, len(states))
+        check_answer(i, own, states)
         weights = engine.links(len(self.critics), own)
         listens = listeners(engine.graph, weights)
         who = [j for j in range(len(self.critics)) if listens is None or listens[i][j]]

@@ -17,47 +17,46 @@ from marl.types import UserError
 class Critics:
     """N critics ``critic(state, *rest) -> [B, *]`` and one batch of G states (N, or 1 joint) to ask them about.
 
+    To be asked where no gradient is recorded.
+
     Args:
         critics: N of them.
         sizes: how critic j reads agent i's state.
         rest: each further argument, G entries.
     """
 
-    def __init__(
-        self, critics: Sequence[Callable[..., Tensor]], sizes: Alike, rest: Sequence[Tensor | Sequence[Any]]
-    ) -> None:
+    def __init__(self, critics: Sequence[Callable[..., Tensor]], sizes: Alike, rest: Sequence[Sequence[Any]]) -> None:
         self.critics, self.sizes, self.rest = critics, sizes, rest
         self.first: tuple[int, Tensor] | None = None  # the critic that answered first, and what
 
-    def ask(self, j: int, i: int, states: Tensor) -> Tensor:
-        """Critic j at state i of ``[G, B, D]``, without gradient: ``[B, *]``; i is 0 where all share one state."""
-        home = j % len(states)
-        entries = (_like(entries[i], entries[home]) for entries in self.rest)
-        return self.checked(j, self.critics[j](self.sizes(states[i], i, home), *entries), states)
-
-    def checked(self, j: int, value: Tensor, states: Tensor) -> Tensor:
-        """What critic j answered, without gradient; raises ``UserError`` where it fits no other's answer."""
+    def ask(self, j: int, i: int, state: Tensor, groups: int) -> Tensor:
+        """Critic j at agent i's state ``[B, D]`` of G: ``[B, *]``; raises ``UserError`` where that fits no other answer."""
+        i, home = i % groups, j % groups
+        entries = [_like(entries[i], entries[home]) for entries in self.rest]
+        value = self.critics[j](self.sizes.read(state, i, home), *entries)
         if self.first is None:
-            check_answer(j, value, states, states.shape[1])
+            check_answer(j, value, state)
             self.first = j, value
         else:
             check_alike(j, value, *self.first)
-        return value.detach()
+        return value
 
-    def own(self, states: Tensor) -> Tensor:
-        """Critic j at its own state of ``[G, B, D]``: ``[N, B, *]``."""
-        return torch.stack([self.ask(j, j % len(states), states) for j in range(len(self.critics))])
+    def own(self, states: Sequence[Tensor]) -> Tensor:
+        """Critic j at its own one of G states ``[B, D]``: ``[N, B, *]``."""
+        groups = len(states)
+        return torch.stack([self.ask(j, j, states[j % groups], groups) for j in range(len(self.critics))])
 
-    def alone(self, near: Sequence[Tensor], only: Sequence[int]) -> Tensor:
-        """Critic ``only[i]`` at the adjacent states of i: ``[S, N, B, *]``."""
-        answers = [self.ask(j, i % len(states), states) for states in near for i, j in enumerate(only)]
+    def alone(self, near: Sequence[Sequence[Tensor]], only: Sequence[int]) -> Tensor:
+        """Critic ``only[i]`` at the adjacent states of i, S times G of ``[B, D]``: ``[S, N, B, *]``."""
+        groups = len(near[0])
+        answers = [self.ask(j, i, states[i % groups], groups) for states in near for i, j in enumerate(only)]
         return torch.stack(answers).unflatten(0, (len(near), len(only)))
 
-    def heard(self, near: Sequence[Tensor], listens: Sequence[Sequence[bool]] | None) -> Tensor:
+    def heard(self, near: Sequence[Sequence[Tensor]], listens: Sequence[Sequence[bool]] | None) -> Tensor:
         """Critic j at the adjacent states of i: ``[S, G, N, B, *]``, after ``own``.
 
         Args:
-            near: S times states ``[G, B, D]``.
+            near: S times G states ``[B, D]``.
             listens: ``listens[i][j]``: whether agent i hears critic j; what nobody hears is 0, not asked. None: all.
         """
         assert self.first is not None
@@ -67,7 +66,7 @@ class Critics:
             return listens is None or any(listens[k][j] for k in (agents if groups == 1 else [i]))
 
         answers = [
-            self.ask(j, i, states) if wanted(i, j) else nothing
+            self.ask(j, i, states[i], groups) if wanted(i, j) else nothing
             for states in near
             for i in range(groups)
             for j in agents
@@ -75,8 +74,9 @@ class Critics:
         return torch.stack(answers).unflatten(0, (len(near), groups, len(agents)))
 
 
-def check_answer(j: int, value: Any, states: Tensor, rows: int) -> None:
-    """Raise ``UserError`` for anything but fractions, one row for each of that many states, where these lie."""
+def check_answer(j: int, value: Any, states: Tensor) -> None:
+    """Raise ``UserError`` for anything but fractions, one row for each of the states ``[B, D]``, where these lie."""
+    rows = states.shape[0]
     require_tensor(f"answer of critic {j}", value)
     if value.device != states.device:
         same_device({"states": states, f"answer of critic {j}": value})

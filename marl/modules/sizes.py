@@ -30,7 +30,7 @@ class Alike(torch.nn.Module):
         if found != list(self.widths or found[:1] * len(found)):
             raise UserError(f"states: sizes {found} arrived, but widths is {self.widths and list(self.widths)}")
 
-    def forward(self, state: Tensor, i: int, j: int) -> Tensor:
+    def read(self, state: Tensor, i: int, j: int) -> Tensor:
         """Agent i's state ``[B, D]``, padded with zeros to the widest, as critic j reads it; for i = j as it is."""
         return state
 
@@ -45,7 +45,7 @@ class Leading(Alike):
         self.widths = widths
         self.mask = real(widths)
 
-    def forward(self, state: Tensor, i: int, j: int) -> Tensor:
+    def read(self, state: Tensor, i: int, j: int) -> Tensor:
         assert self.widths is not None
         return fitted(state, self.widths[j])
 
@@ -71,7 +71,7 @@ class Masked(Alike):
         super().check(states)
         same_device({"states": states[0], "masks": self.get_buffer("masks")})
 
-    def forward(self, state: Tensor, i: int, j: int) -> Tensor:
+    def read(self, state: Tensor, i: int, j: int) -> Tensor:
         return state if i == j else state.masked_fill(~self.get_buffer("masks")[j], 0.0)
 
 
@@ -102,7 +102,7 @@ class Projected(Alike):
         super().check(states)
         same_device({"states": states[0], "projections": self.get_buffer("from_0_to_0")})
 
-    def forward(self, state: Tensor, i: int, j: int) -> Tensor:
+    def read(self, state: Tensor, i: int, j: int) -> Tensor:
         assert self.widths is not None
         seen = fitted(state, self.widths[i])
         if i == j:
