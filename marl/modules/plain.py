@@ -30,7 +30,7 @@ class Critics:
         self.first: tuple[int, Tensor] | None = None  # the critic that answered first, and what
 
     def ask(self, j: int, i: int, state: Tensor, groups: int) -> Tensor:
-        """Critic j at agent i's state ``[B, D]`` of G: ``[B, *]``; raises ``UserError`` where that fits no other answer."""
+        """Critic j at agent i's state ``[B, D]`` of G: ``[B, *]``; raises ``UserError`` where that fits no other's."""
         i, home = i % groups, j % groups
         entries = [_like(entries[i], entries[home]) for entries in self.rest]
         value = self.critics[j](self.sizes.read(state, i, home), *entries)
