@@ -372,4 +372,4 @@ class Rare:
 
 def take(ring: Tensor, row: Tensor) -> Tensor:
     """Rows ``[P, B]`` of a ring ``[T, P, E, ...]`` as ``[P, B, ...]``."""
-    return ring.flatten(0, 2).index_select(0, row.flatten()).unflatten(0, row.shape)
+    return ring.flatten(0, 2).index_select(0, row.flatten()).view(*row.shape, *ring.shape[3:])

@@ -88,6 +88,7 @@ class DQN:
         self.optimizer = StackedAdam(self.critic, per_member(configs, "lr"), config.max_grad_norm)
         self.explore = Streams(seeds, "explore")
         self.steps = self.updates = 0
+        self.newest = -1, self.final  # steps, and epsilon then
         self.penalties: list[Penalty] = []
         kappas = [c.reciprocity.kappa for c in configs]
         self.reciprocity = make_reciprocity(config.reciprocity, kappas, seeds, spec.n_agents, spec.obs_mask)
@@ -99,13 +100,15 @@ class DQN:
         values = self.critic(view.obs) if avail is None else mask_logits(self.critic(view.obs), avail)
         if not explore:
             return Acted(values.argmax(-1))
-        epsilon = self.epsilon()
+        action = epsilon_greedy(values, avail, self.explore, self.epsilon())
         self.steps += view.obs.shape[2]
-        return Acted(epsilon_greedy(values, avail, self.explore, epsilon))
+        return Acted(action)
 
     def epsilon(self) -> Tensor:
         """The probability of a random action now: final + (1 - final) exp(-steps / decay), ``[P, 1, 1]``."""
-        return self.final + (1 - self.final) * torch.exp(-self.steps / self.decay)
+        if self.newest[0] != self.steps:  # it is asked for again with every update
+            self.newest = self.steps, self.final + (1 - self.final) * torch.exp(-self.steps / self.decay)
+        return self.newest[1]
 
     def update(self, batch: Batch, lesson: Tensor | None = None) -> Metrics:
         """One gradient step of every network; at every ``target_interval``-th the targets become copies.
@@ -141,9 +144,12 @@ class DQN:
         """``r + gamma (1 - terminated) Z*(s', a*)`` or its n-step form, a* the best available action: ``[P, N, B]``."""
         avail = self._available(batch.next_avail)
         values = (self.critic if self.config.double else self.target_critic)(batch.next_obs)
-        value, best = (values if avail is None else mask_logits(values, avail)).max(-1)
-        if self.config.double or not self.reciprocity.off:  # else these are the target networks' values already
-            value = self.reciprocity(ActionValues(self.target_critic, best, self.action_mask), batch.next_obs)
+        values = values if avail is None else mask_logits(values, avail)
+        if self.config.double or not self.reciprocity.off:
+            asked = ActionValues(self.target_critic, values.argmax(-1), self.action_mask)
+            value = self.reciprocity(asked, batch.next_obs)
+        else:  # these are the target networks' values already
+            value = values.amax(-1)
         if batch.rewards is None or batch.steps is None:
             return td_target(batch.reward, self.gamma, batch.terminated, value)
         return window_target(batch.rewards, batch.steps, self.gamma, batch.terminated, value)

@@ -204,8 +204,7 @@ class LocalPool:
                 if self.spec.outcomes:
                     outcome[k] = cast(Scored, copy).outcome()
                 self._begin(k, now)
-            else:
-                now.take(k, after)
+        now.take(~done, after)
         return Moment(now, after, reward, terminated, done, lost, outcome)
 
     def step_async(self, action: np.ndarray) -> None:
@@ -319,12 +318,13 @@ class CopiesEnv(VectorEnv):
         return self.step_wait()
 
     def step_async(self, action: Tensor) -> None:
-        per_copy = action.unflatten(1, (self.learners, -1)).transpose(2, 3).flatten(0, 2)
-        self.pool.step_async(per_copy.contiguous().numpy())
+        n, sizes = self.pool.spec.n_agents, action.shape[3:]
+        split = action.numpy().reshape(self.members, self.learners, n, self.copies, *sizes).swapaxes(2, 3)
+        self.pool.step_async(np.ascontiguousarray(split.reshape(-1, n, *sizes)))
 
     def step_wait(self) -> Step:
         now, after, reward, terminated, done, lost, outcome = self.pool.step_wait()
-        if lost.any():
+        if any_lost := bool(lost.any()):
             after.take(lost, self._now)
         self._now = now
         return Step(
@@ -333,7 +333,7 @@ class CopiesEnv(VectorEnv):
             self._fold(reward),
             self._fold(terminated),
             self._each(done),
-            self._each(lost) if lost.any() else None,
+            self._each(lost) if any_lost else None,
             self.avail(),
             None if after.avail is None else self._fold(after.avail),
             self.state(),
@@ -371,7 +371,8 @@ class CopiesEnv(VectorEnv):
     def _fold(self, array: np.ndarray) -> Tensor:
         """``[P * G * E, n, ...]`` to ``[P, G * n, E, ...]``, in memory of its own."""
         split = array.reshape(self.members, self.learners, self.copies, *array.shape[1:]).swapaxes(2, 3)
-        return torch.from_numpy(split.copy()).flatten(1, 2)
+        agents, sizes = self.spec.n_agents, array.shape[2:]
+        return torch.from_numpy(split.copy().reshape(self.members, agents, self.copies, *sizes))
 
     def _each(self, flags: np.ndarray) -> Tensor:
         """What is said of whole copies ``[P * G * E]``, to every agent of theirs: ``[P, G * n, E]``."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from marl.algos.common import Metrics
 from marl.algos.dqn import DQN, DQNConfig
 from marl.envs import make_env
-from marl.envs.base import EnvSpec
+from marl.envs.base import EnvSpec, Step
 from marl.lifelong.abreast import Abreast
 from marl.lifelong.experience import extract, in_order, load_replay, parted, restored, save_replay
 from marl.lifelong.options import LifelongOptions
@@ -93,6 +93,7 @@ class Round:
             config = dataclasses.replace(config, buffer_size=min(config.buffer_size, steps))
             self.replay = Replay.of(config, spec, copies, own, 0)
             self.view = self.env.start()
+        self.newest: tuple[View, Tensor, Step] | None = None  # not in the replay yet
         self.done = self.updates = 0
 
     def advance(self, learner: DQN) -> Metrics:
@@ -108,13 +109,21 @@ class Round:
             return self._learn(learner, self.done)
         action = self._action(learner)
         self.env.step_async(action)
+        self._remember()
         metrics = self._learn(learner, self.done + self.copies) if self.done else {}  # at first nothing can be drawn
         step = self.env.step_wait()
-        require_finite(step.reward, "reward", self.done, self.spec.agents)
-        self.replay.add(self.view, Acted(action), self.spec.taught(step))
+        self.newest = self.view, action, step
         self.view = step.view
         self.done += self.copies
         return metrics
+
+    def _remember(self) -> None:
+        """Store the newest step; ``advance`` lets worker processes begin the next one before it does that."""
+        if self.newest is not None:
+            view, action, step = self.newest
+            require_finite(step.reward, "reward", self.done - self.copies, self.spec.agents)
+            self.replay.add(view, Acted(action), self.spec.taught(step))
+            self.newest = None
 
     def _learn(self, learner: DQN, steps: int) -> Metrics:
         """The updates that are due after so many steps."""
@@ -130,12 +139,14 @@ class Round:
 
     def draw(self, size: int) -> Batch:
         """``size`` transitions of its task for each agent, ``[N, 1, size, ...]``."""
+        self._remember()
         batches = [self.replay.sample(size)] if self.players else []
         batches += [replay.sample(size) for replay in self.borrowed.values()]
         return in_order(batches, [*self.players, *self.borrowed])
 
     def experience(self, agent: int, newest: int | None = None) -> dict[str, Tensor]:
         """What an agent learns from, its own or borrowed; see ``experience.extract``."""
+        self._remember()
         if agent in self.borrowed:
             return extract(self.borrowed[agent], 0, newest)
         return extract(self.replay, self.players.index(agent), newest)
@@ -170,20 +181,22 @@ class Round:
         """What the players do next."""
         if self.done < self.schedule.warmup:
             return random_actions(self.warmup, self.spec, self.copies, self.view.avail)
-        return learner.act(self._for_all(self.view), explore=True).action[self.players]
+        action = learner.act(self._for_all(self.view), explore=True).action
+        return action[self.players] if self.borrowed else action
 
     def _for_all(self, view: View) -> View:
         """What those who play see, as rows of the whole team; the others see nothing."""
         return View(self._spread(view.obs, 0.0), None if view.avail is None else self._spread(view.avail, True))
 
     def _spread(self, x: Tensor, other: float | bool) -> Tensor:
-        if len(self.players) == len(self.tasks):
+        if not self.borrowed:
             return x
         whole = torch.full((len(self.tasks), *x.shape[1:]), other, dtype=x.dtype)
         whole[self.players] = x
         return whole
 
     def state_dict(self) -> State:
+        self._remember()
         lent = {
             str(i): {**self.lent[i]._asdict(), "sampler": replay.sampler.state_dict()}
             for i, replay in self.borrowed.items()
@@ -206,6 +219,7 @@ class Round:
         self.done, self.updates = state["done"], state["updates"]
         if self.env is None:
             return
+        self.newest = None
         playing = state["playing"]
         self.env.load_state_dict(playing["env"])
         load_replay(self.replay, playing["replay"])

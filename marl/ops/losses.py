@@ -60,4 +60,4 @@ def huber(error: Tensor, delta: float | None) -> Tensor:
     """Half the square of ``error`` up to ``delta``, from there on a line of slope ``delta``; None: half the square."""
     if delta is None:
         return error.square() / 2
-    return huber_loss(error, error.new_zeros(1).expand_as(error), reduction="none", delta=delta)
+    return huber_loss(error, torch.zeros_like(error), reduction="none", delta=delta)

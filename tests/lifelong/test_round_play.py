@@ -1,11 +1,13 @@
 """A round's step: worker processes play while networks learn, and it makes no difference who plays."""
 
+import pytest
 import torch
 
 from marl.algos.dqn import DQN, DQNConfig
 from marl.lifelong.options import LifelongOptions
 from marl.lifelong.round import Round
 from marl.lifelong.tasks import Tasks
+from marl.types import UserError
 
 GAMES = ("gym/CartPole-v1",)
 CONFIG = DQNConfig(hidden=(8,), batch_size=4, warmup=8, update_every=2, buffer_size=64)
@@ -55,3 +57,43 @@ def test_without_a_warm_up_the_first_updates_wait_for_something_to_draw():
         now.advance(learner)
         counts.append(now.updates)
     assert counts == [0, 2, 3]  # the one that was due at 4 steps is made up for
+
+
+def test_a_step_waits_to_be_stored_until_the_next_one_is_asked_for_but_is_there_for_whoever_looks():
+    now, learner = playing(0)
+    for n in range(1, 4):
+        now.advance(learner)
+        assert now.replay.written == n - 1
+    assert len(now.experience(0)["reward"]) == now.replay.written == 3
+    saved = now.state_dict()
+    now.advance(learner)
+    assert now.replay.written == 3 and saved["playing"]["replay"]["state"]["written"] == 3
+    assert now.draw(1).reward.shape == (2, 1, 1) and now.replay.written == 4  # once, whoever looks how often
+
+
+def test_saving_after_every_step_changes_nothing_and_a_round_goes_on_from_there():
+    ends = []
+    for saving in (False, True):
+        now, learner = playing(0)
+        for _ in range(12):
+            now.advance(learner)
+            if saving:
+                state, kept = now.state_dict(), learner.state_dict()
+                now, learner = playing(0)
+                now.load_state_dict(state)
+                learner.load_state_dict(kept)
+        ends.append((learner.critic.flat.data, now.view.obs, now.state_dict()["playing"]["replay"]["slots"]["obs"]))
+    for without, saved in zip(*ends, strict=True):
+        assert torch.equal(without, saved)
+
+
+def test_a_reward_that_is_no_number_is_never_stored():
+    now, learner = playing(0)
+    now.advance(learner)
+    view, action, step = now.newest
+    now.newest = view, action, step._replace(reward=step.reward * torch.nan)
+    with pytest.raises(UserError, match=r"reward of .* is not finite at step 0"):
+        now.state_dict()
+    with pytest.raises(UserError, match="at step 0"):
+        now.advance(learner)
+    assert now.replay.written == 0
