@@ -53,6 +53,8 @@ DUELS = {
     "atari ram, 8 copies : stable-baselines3's DQN": rival(8),
     "atari ram, 8 copies in 2 processes : stable-baselines3's DQN": rival(8, ours=2),
     "atari ram, 8 copies in 2 processes : stable-baselines3's DQN, 8 processes": rival(8, ours=2, theirs=8),
+    "atari ram, 16 copies in a process of their own : stable-baselines3's DQN": rival(16, ours=1),
+    "atari ram, 16 copies in a process of their own : stable-baselines3's DQN, 16 processes": rival(16, 1, theirs=16),
     "8 agents, one copy each : one agent": stacked(1, emulator=False),
     "8 agents, 8 copies each : one agent": stacked(8, emulator=False),
     "8 agents, one copy each, emulator included : one agent": stacked(1, emulator=True),
