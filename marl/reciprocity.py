@@ -153,20 +153,19 @@ class ReciprocalCritics(torch.nn.Module):
         views, others = list(states), [list(entries) for entries in rest]
         self._check(views, others)
         blends = self.reciprocal.turn()
-        if not isinstance(states, Tensor):
-            width = max(state.shape[-1] for state in views)
-            states = torch.stack([fitted(state, width) for state in views])
-            views = list(states)
+        width = max(state.shape[-1] for state in views)
+        joined = torch.stack([fitted(state, width) for state in views])  # a copy: critics may write into it
+        views = list(joined)
         engine, critics = self.reciprocal.engine, Critics(self.critics, self.sizes, others)
         if not blends:
             return critics.own(views)
-        weights = engine.links(len(self.critics), states)
+        weights = engine.links(len(self.critics), joined)
         own = critics.own(views)
         if engine.space.views:  # each at its own state of the moment, which is what it has just been asked
             return self.reciprocal.combined(own, own[None, None], weights)
-        near = [list(adjacent[0]) for adjacent in engine.space(states.unsqueeze(0))]
+        near = [list(adjacent[0]) for adjacent in engine.space(joined.unsqueeze(0))]
         only = engine.graph.only if isinstance(engine.graph, Fixed) else None
-        if only is not None:
+        if only is not None and len(set(only)) == len(only):
             return self.reciprocal.combined(own, critics.alone(near, only), None)
         return self.reciprocal.combined(own, critics.heard(near, listeners(engine.graph, weights)), weights)
 

@@ -385,3 +385,11 @@ def test_a_blend_of_the_minimum_is_not_a_blend_of_the_twins():
     blended = torch.cat(critics[0](STATES[0], NOTHING.expand(8, 1)), 1).amin(1)
     minima = torch.zeros(2, 8)
     assert blended.tolist() == [1.0] * 8 and reciprocate(minima, minima.expand(2, 2, 8), 0.5).abs().max() == 0
+
+
+def test_a_hooked_critic_compiles_in_one_piece_where_nothing_is_drawn():
+    critics = [torch.nn.Linear(2, 1) for _ in range(2)]
+    states = torch.randn(4, 2)
+    HookedCritics(critics, 0.5, adjacency="exact")
+    compiled = torch.compile(critics[0], backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(states), critics[0](states))

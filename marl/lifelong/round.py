@@ -109,7 +109,7 @@ class Round:
             return self._learn(learner, self.done)
         action = self._action(learner)
         self.env.step_async(action)
-        self._remember()
+        self.remember()
         metrics = self._learn(learner, self.done + self.copies) if self.done else {}  # at first nothing can be drawn
         step = self.env.step_wait()
         self.newest = self.view, action, step
@@ -117,8 +117,12 @@ class Round:
         self.done += self.copies
         return metrics
 
-    def _remember(self) -> None:
-        """Store the newest step; ``advance`` lets worker processes begin the next one before it does that."""
+    def remember(self) -> None:
+        """Store the newest step; ``advance`` lets worker processes begin the next one before it does that.
+
+        Raises:
+            UserError: a reward is not finite.
+        """
         if self.newest is not None:
             view, action, step = self.newest
             require_finite(step.reward, "reward", self.done - self.copies, self.spec.agents)
@@ -139,14 +143,14 @@ class Round:
 
     def draw(self, size: int) -> Batch:
         """``size`` transitions of its task for each agent, ``[N, 1, size, ...]``."""
-        self._remember()
+        self.remember()
         batches = [self.replay.sample(size)] if self.players else []
         batches += [replay.sample(size) for replay in self.borrowed.values()]
         return in_order(batches, [*self.players, *self.borrowed])
 
     def experience(self, agent: int, newest: int | None = None) -> dict[str, Tensor]:
         """What an agent learns from, its own or borrowed; see ``experience.extract``."""
-        self._remember()
+        self.remember()
         if agent in self.borrowed:
             return extract(self.borrowed[agent], 0, newest)
         return extract(self.replay, self.players.index(agent), newest)
@@ -196,7 +200,7 @@ class Round:
         return whole
 
     def state_dict(self) -> State:
-        self._remember()
+        self.remember()
         lent = {
             str(i): {**self.lent[i]._asdict(), "sampler": replay.sampler.state_dict()}
             for i, replay in self.borrowed.items()

@@ -145,6 +145,7 @@ class Shard:
     def end(self) -> Ended:
         """Evaluate everybody on every task, and hold on to what was learnt."""
         now, names = self._in_round(), self.tasks.names
+        now.remember()
         scores = torch.stack([self._returns([name] * len(self.seeds)) for name in names], dim=1)
         own = scores[torch.arange(len(now.tasks)), [names.index(task) for task in now.tasks]]
         last = self._evaluated(self.options.evals, own)

@@ -124,8 +124,7 @@ class Reciprocal(torch.nn.Module):
         if states.dim() == 0 or len(states) not in (self.agents, 1):
             raise UserError(f"states: expected shape [{self.agents}, B, D] or [1, B, D], got {list(states.shape)}")
         check_state("states[0]", states[0], self.engine.space)
-        near = list(self.engine.space(states.unsqueeze(0)))
-        return near[0] if len(near) == 1 else torch.cat(near)
+        return torch.cat(list(self.engine.space(states.unsqueeze(0))))
 
     @torch.no_grad()
     def forward(self, own: Tensor, heard: Tensor | None = None) -> Tensor:

@@ -106,12 +106,15 @@ class HookedCritics(torch.nn.Module):
         who = [j for j in range(len(self.critics)) if listens is None or listens[i][j]]
         if not who:
             return own if isinstance(output, Tensor) else type(output)(own.unbind(-1))
-        with self.nap:
+        self.nap.asleep = True
+        try:
             answers = [
                 self._ask(j, (near[0, 0], *rest), options, i, own)
                 for near in engine.space(states[None, None])
                 for j in who
             ]
+        finally:
+            self.nap.asleep = False
         heard = torch.stack(answers) if len(answers) > 1 else answers[0].unsqueeze(0)
         if len(who) == 1:  # of weight one: nothing to be mixed
             value = self.reciprocal.combined(own.unsqueeze(0), heard.unsqueeze(1), None)
@@ -133,16 +136,11 @@ class HookedCritics(torch.nn.Module):
         return value
 
 
+@dataclass
 class _Nap:
-    """While it lasts hooks let answers pass."""
+    """Whether hooks let answers pass."""
 
-    asleep = False
-
-    def __enter__(self) -> None:
-        self.asleep = True
-
-    def __exit__(self, *_: object) -> None:
-        self.asleep = False
+    asleep: bool = False
 
 
 @dataclass(frozen=True)

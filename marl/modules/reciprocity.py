@@ -111,7 +111,7 @@ class Reciprocity:
         self.space = space
         self.shares = level_weights(space.levels)
         self.set_graph(graph)
-        self.last: tuple[Tensor, Tensor] | None = None
+        self.last: tuple[Tensor, Tensor] | None = None  # Z and Z*; without the P where ``Reciprocal`` blends
 
     def set_kappas(self, kappas: Sequence[float]) -> None:
         """One for each member from now on; raises ``UserError`` for one outside [0, 1]."""

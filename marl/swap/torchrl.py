@@ -97,8 +97,8 @@ class Team:
         """``data`` ``[*B]``, which the critic reads, with all that it writes, Z* in place of its values."""
         rows = data.reshape(-1)
         blend, out = self.blended(reciprocal, rows, call)
-        for key in self.critic.out_keys:
-            answer = blend if key == self.value else out.get(key)[: len(rows)]
+        answers = [(key, out.get(key)[: len(rows)]) for key in self.critic.out_keys if key != self.value]
+        for key, answer in [*answers, (self.value, blend)]:
             data.set(key, answer.reshape(*data.shape, *answer.shape[1:]))
         return data
 
@@ -180,7 +180,7 @@ class Team:
     ) -> tuple[dict[Key, Tensor], Hearers]:
         """Adjacent states, ``{key: [S, L, R, N_j, D]}``, and whose they are."""
         parts = {k: x for k, x in entries.items() if k not in self.arguments and x.is_floating_point()}
-        state = torch.cat(list(parts.values()), -1) if len(parts) > 1 else next(iter(parts.values()))  # [R, N, D]
+        state = next(iter(parts.values())) if len(parts) == 1 else torch.cat(list(parts.values()), -1)  # [R, N, D]
         graph, n = reciprocal.engine.graph, reciprocal.agents
         listens = listeners(graph, weights)
         who = _hearers(None if listens is None else tuple(map(tuple, listens)), n, bool(self.joint))
@@ -218,7 +218,7 @@ class Hearers:
         """``[S, L, N_j, R, C]`` -> ``[S, N_i, N_j, R, C]``, 0 where i does not hear j."""
         agents = torch.arange(len(self.row))
         heard = answers.new_zeros(len(answers), len(agents), *answers.shape[2:])
-        heard[:, agents if self.who is None else self.who, agents] = answers
+        heard[:, agents.unsqueeze(0) if self.who is None else self.who, agents] = answers
         return heard
 
 

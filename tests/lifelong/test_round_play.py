@@ -97,3 +97,12 @@ def test_a_reward_that_is_no_number_is_never_stored():
     with pytest.raises(UserError, match="at step 0"):
         now.advance(learner)
     assert now.replay.written == 0
+
+
+def test_so_is_the_last_reward_of_a_round_when_it_ends():
+    now, learner = playing(0)
+    now.advance(learner)
+    view, action, step = now.newest
+    now.newest = view, action, step._replace(reward=step.reward * torch.inf)
+    with pytest.raises(UserError, match="is not finite at step 0"):
+        now.remember()

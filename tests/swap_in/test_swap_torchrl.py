@@ -81,6 +81,40 @@ def test_three_critics_that_answer_0_1_and_4_give_their_blend_to_the_target(adja
     torch.testing.assert_close(bootstrap, 0.95 * torch.tensor([[1.25], [1.5], [2.25]]).expand(N, ROWS))
 
 
+def test_agents_hear_themselves_or_nobody_at_several_adjacent_states():
+    module, data = made("ddpg"), batch("ddpg")
+    blend_targets(module, Reciprocal(N, 0.5, graph=torch.diag(torch.tensor([1.0, 0.0, 1.0])), count=2))
+    answering(target_critics(module), [0.0, 1.0, 4.0])
+    # a critic that answers the same everywhere agrees with itself, and agent 1 keeps its own
+    bootstrap = targets(module, data) - data["next", "agents", "reward"].squeeze(-1).T
+    torch.testing.assert_close(bootstrap, 0.95 * torch.tensor([[0.0], [1.0], [4.0]]).expand(N, ROWS))
+
+
+@pytest.mark.parametrize("loss", ["ddpg", "td3", "qmix"])
+def test_one_neighbour_each_is_read_as_the_same_graph_that_may_change(loss):
+    ring = torch.tensor([[0.0, 1, 0], [0.0, 0, 1], [1.0, 0, 0]])
+
+    def blended(graph):
+        torch.manual_seed(0)
+        module = made(loss)
+        blend_targets(module, Reciprocal(N, 0.5, graph, count=2, generator=torch.Generator().manual_seed(1)))
+        return targets(module, batch(loss))
+
+    torch.testing.assert_close(blended(ring), blended(lambda: ring))
+
+
+def test_a_key_that_is_written_in_another_way_names_the_same_value():
+    def blended(*key):
+        torch.manual_seed(0)
+        module = made("ddpg")
+        if key:
+            module.set_keys(state_action_value=key)
+        blend_targets(module, Reciprocal(N, 0.5, generator=torch.Generator().manual_seed(1)))
+        return targets(module, batch("ddpg"))
+
+    assert torch.equal(blended(("agents",), "state_action_value"), blended())
+
+
 def test_each_twin_is_blended_before_the_minimum_is_taken():
     module, data = made("td3"), batch("td3")
     blend_targets(module, Reciprocal(N, 0.5, graph=torch.tensor([[0.0, 1, 0], [1.0, 0, 0], [0.0, 0, 1]])))
