@@ -24,7 +24,7 @@ test: $(VENV)/installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	export OMP_NUM_THREADS=1; $(BIN)/python -m pytest -m jax & jax=$$!; $(BIN)/python -m pytest -m ray && wait $$jax
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist worksteal -m "not jax and not ray"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not jax and not ray"
 
 train: install
 	$(BIN)/marl train $(TRAIN)
