@@ -19,7 +19,7 @@ from torch import Tensor
 
 from marl.modules.adjacency import AdjacencySpace, Exact, Gaussian, Mask, Nearest, Peer, Resample
 from marl.modules.foreign import Kappa, LinearKappa, Links, Reciprocal
-from marl.modules.graph import Fixed, complete, listeners, nearest, validated
+from marl.modules.graph import complete, listeners, nearest, sole, validated
 from marl.modules.guards import checked_kappa, readable, refuse_array, require_floating, require_tensor, same_device
 from marl.modules.hooks import HookedCritics
 from marl.modules.plain import Critics, check_state
@@ -164,7 +164,7 @@ class ReciprocalCritics(torch.nn.Module):
         if engine.space.views:  # each at its own state of the moment, which is what it has just been asked
             return self.reciprocal.combined(own, own[None, None], weights)
         near = [list(adjacent[0]) for adjacent in engine.space(joined.unsqueeze(0))]
-        only = engine.graph.only if isinstance(engine.graph, Fixed) else None
+        only = sole(engine.graph)
         if only is not None and len(set(only)) == len(only):
             return self.reciprocal.combined(own, critics.alone(near, only), None)
         return self.reciprocal.combined(own, critics.heard(near, listeners(engine.graph, weights)), weights)

@@ -67,8 +67,6 @@ class Abreast(VectorEnv):
             part.step_async(share)
 
     def step_wait(self) -> Step:
-        if len(self.parts) == 1:
-            return self.parts[0].step_wait()
         steps = [part.step_wait() for part in self.parts]
         if any(step.lost is not None for step in steps):
             steps = [s if s.lost is not None else s._replace(lost=torch.zeros_like(s.done)) for s in steps]

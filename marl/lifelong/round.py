@@ -102,7 +102,7 @@ class Round:
         Worker processes play while the networks learn, from what was lived through before this step.
 
         Raises:
-            UserError: a reward or a gradient is not finite.
+            UserError: a gradient, or a reward of the step before, is not finite.
         """
         if self.env is None:
             self.done += self.copies

@@ -84,12 +84,17 @@ def listeners(graph: Graph, weights: Tensor) -> list[list[bool]] | None:
     return (weights != 0).any(0).tolist() if readable(weights) else None
 
 
+def sole(graph: Graph) -> list[int] | None:
+    """The one critic that each agent hears, with weight 1, if that is known to be one; else None."""
+    return graph.only if isinstance(graph, Fixed) else None
+
+
 class Fixed:
     """The same weights at every call: ``[N, N]``, or ``[P, N, N]`` where members differ.
 
     Attributes:
         listens: ``listens[i][j]``: i hears j in one member or another; None: not known.
-        only: the one critic that each agent hears, if that is one; None: not so, or not known.
+        only: see ``sole``.
         everybody: every agent is known to hear somebody.
     """
 

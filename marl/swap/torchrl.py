@@ -18,7 +18,7 @@ from torch import Tensor
 from torchrl.objectives import DDPGLoss, LossModule, PPOLoss, QMixerLoss, TD3Loss
 from torchrl.objectives.value import GAE, TD0Estimator, TD1Estimator, TDLambdaEstimator, ValueEstimatorBase
 
-from marl.modules.graph import Fixed, listeners
+from marl.modules.graph import listeners, sole
 from marl.reciprocity import Reciprocal
 from marl.types import UserError
 
@@ -138,7 +138,7 @@ class Team:
         values = self._values(out, known, count, n)
         heard = out.get(self.value)[count:] if self.read is None else self.read(out, count, spread)
         heard = heard.unflatten(0, shape).transpose(2, 3)  # [S, L, N, R, C]
-        if isinstance(engine.graph, Fixed) and engine.graph.only is not None:
+        if sole(engine.graph) is not None:
             return reciprocal.combined(values, heard[:, who.row, who.first], None).transpose(0, 1), out
         heard = heard if self.joint else who.placed(heard)
         return reciprocal.combined(values, heard, weights).transpose(0, 1), out
