@@ -22,9 +22,8 @@ def updates(learners: int = 3, **reciprocity: Any) -> Work:
     spec.loader.exec_module(script)
     torch.manual_seed(0)
     made = [script.Learner(script.Args(hidden=256), number) for number in range(learners)]
-    for name in ("qf1_target", "qf2_target") if reciprocity else ():
-        generator = torch.Generator().manual_seed(0)
-        HookedCritics([getattr(learner, name) for learner in made], generator=generator, **reciprocity)
+    if reciprocity:
+        HookedCritics([(learner.qf1_target, learner.qf2_target) for learner in made], **reciprocity)
     for learner in made:
         for _ in range(1000):
             learner.step(random=True)

@@ -22,6 +22,7 @@ from marl.modules.foreign import Kappa, LinearKappa, Links, Reciprocal
 from marl.modules.graph import complete, listeners, nearest, sole, validated
 from marl.modules.guards import checked_kappa, readable, refuse_array, require_floating, require_tensor, same_device
 from marl.modules.hooks import HookedCritics
+from marl.modules.onednn import LargeLayers
 from marl.modules.plain import Critics, check_state
 from marl.modules.reciprocity import Reciprocity, ReciprocityConfig, Values, blend, make_reciprocity, mix
 from marl.modules.sizes import fitted, make_sizes
@@ -130,6 +131,7 @@ class ReciprocalCritics(torch.nn.Module):
     ) -> None:
         super().__init__()
         self.critics = list(critics)
+        self.large = [LargeLayers(critic) for critic in self.critics]
         self.sizes = make_sizes(len(self.critics), widths, masks, projections)
         options: Any = {"neighbours": neighbours, "rho": rho, "count": count, "sigma": sigma, "metric": metric}
         self.reciprocal = Reciprocal(
@@ -156,7 +158,8 @@ class ReciprocalCritics(torch.nn.Module):
         width = max(state.shape[-1] for state in views)
         joined = torch.stack([fitted(state, width) for state in views])  # a copy: critics may write into it
         views = list(joined)
-        engine, critics = self.reciprocal.engine, Critics(self.critics, self.sizes, others)
+        engine = self.reciprocal.engine
+        critics = Critics(self.critics, self.sizes, others, self.large if blends else None)
         if not blends:
             return critics.own(views)
         weights = engine.links(len(self.critics), joined)

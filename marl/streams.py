@@ -27,7 +27,12 @@ class Streams:
     Args:
         seeds: one per member (P of them).
         name: what the numbers are for, for example ``"explore"``; other names give independent streams.
+
+    Attributes:
+        shared: somebody else may draw from them too.
     """
+
+    shared = False
 
     def __init__(self, seeds: Sequence[int], name: str) -> None:
         self.generators = [torch.Generator().manual_seed(derive(seed, name)) for seed in seeds]

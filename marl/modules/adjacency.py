@@ -15,9 +15,12 @@ import torch
 from torch import Tensor
 
 from marl.config import suggestion
-from marl.modules.guards import batched, require_tensor
+from marl.modules.guards import batched, require_tensor, transformed
 from marl.streams import Streams
 from marl.types import State, UserError
+
+MOST_CALLS, MOST_NUMBERS = 64, 2**16
+"""How far ``Ahead`` draws, for each member."""
 
 
 class AdjacencySpace(ABC):
@@ -169,16 +172,19 @@ class Perturbed(AdjacencySpace):
 class Resample(Perturbed):
     """The coordinates take the values that they have in another row of the batch, one random row for each state."""
 
+    def __init__(self, streams: Streams, rho: Sequence[int], count: int, mask: Tensor | None = None) -> None:
+        super().__init__(streams, rho, count, mask)
+        self.ahead = Ahead(streams)
+
     def changes(self, states: Tensor, rho: int, real: Tensor | None) -> tuple[Tensor, Tensor]:
         if rho > 1 or self.padded or real is not None:
+            self.ahead.rewind()
             return super().changes(states, rho, real)
         # The default, on the path of every training step: one number says both which row and which coordinate.
-        _, groups, rows, width = states.shape
         _need_rows("resample", states, 2)
-        ahead = self.streams.integers((rows - 1) * width, groups, rows).to(states.device)
-        begins = torch.arange(width, (rows + 1) * width, width, device=states.device)  # of the next row
-        source = (begins + ahead) % (rows * width)
-        return (source % width).unsqueeze(-1), states.flatten(2).gather(-1, source).unsqueeze(-1)
+        source, index = self.ahead.draw(*states.shape[1:])
+        source, index = source.to(states.device), index.to(states.device)
+        return index, states.flatten(2).gather(-1, source).unsqueeze(-1)
 
     def values(self, states: Tensor, index: Tensor, real: Tensor | None) -> Tensor:
         _, groups, rows, width = states.shape
@@ -197,6 +203,62 @@ class Resample(Perturbed):
         further = (self.streams.uniform(groups, real.shape[-1]) * (count - 1)).long()
         order = real.int().argsort(dim=-1, descending=True, stable=True)  # real rows first
         return order.unsqueeze(1).expand(-1, groups, -1).gather(-1, (place + further) % count)
+
+    def state_dict(self) -> State:
+        self.ahead.rewind()
+        return super().state_dict()
+
+    def load_state_dict(self, state: State) -> None:
+        self.ahead.rewind()
+        super().load_state_dict(state)
+
+
+class Ahead:
+    """Which coordinate each state changes, and where its new value stands, drawn for many calls at once.
+
+    One draw costs nearly what many do. The numbers are those which one call at a time would draw, as long as nobody
+    else draws from these streams.
+    """
+
+    def __init__(self, streams: Streams) -> None:
+        self.streams = streams
+        self.shape, self.calls, self.used = (0, 0, 0), 0, 0
+        self.before: list[Tensor] = []
+        self.sources = self.coordinates = torch.empty(0)
+
+    def draw(self, groups: int, rows: int, width: int) -> tuple[Tensor, Tensor]:
+        """For states ``[P, G, B, D]``: places in B D, of other rows, ``[P, G, B]``; coordinates ``[P, G, B, 1]``."""
+        if self.streams.shared or transformed():
+            self.rewind()
+            source = self._drawn(1, groups, rows, width)[:, 0]
+            return source, (source % width).unsqueeze(-1)
+        if self.used == self.calls or self.shape != (groups, rows, width):
+            self._refill(groups, rows, width)
+        self.used += 1
+        return self.sources[:, self.used - 1], self.coordinates[:, self.used - 1]
+
+    def rewind(self) -> None:
+        """Put the streams where they would be, had each call drawn its own."""
+        if self.used < self.calls:
+            for generator, state in zip(self.streams.generators, self.before, strict=True):
+                generator.set_state(state)
+            self._drawn(self.used, *self.shape)
+        self.used = self.calls = 0
+
+    def _refill(self, groups: int, rows: int, width: int) -> None:
+        """For twice as many calls as last time, if those were of this shape."""
+        shape = groups, rows, width
+        calls = 2 * self.calls if self.shape == shape else 1
+        self.rewind()
+        self.shape, self.calls = shape, max(1, min(calls, MOST_CALLS, MOST_NUMBERS // (groups * rows)))
+        self.before = [generator.get_state() for generator in self.streams.generators]
+        self.sources = self._drawn(self.calls, *shape)
+        self.coordinates = (self.sources % width).unsqueeze(-1)
+
+    def _drawn(self, calls: int, groups: int, rows: int, width: int) -> Tensor:
+        """``[P, calls, G, B]``"""
+        ahead = self.streams.integers((rows - 1) * width, calls, groups, rows)
+        return ahead.add_(torch.arange(width, (rows + 1) * width, width)).remainder_(rows * width)
 
 
 class Mask(Perturbed):

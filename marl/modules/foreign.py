@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from marl.modules.adjacency import AdjacencySpace
+from marl.modules.adjacency import AdjacencySpace, Perturbed
 from marl.modules.graph import make_graph, validated
 from marl.modules.guards import batched, checked_kappa, require_floating, require_tensor, same_device
 from marl.modules.plain import check_state
@@ -94,7 +94,8 @@ class Reciprocal(torch.nn.Module):
         elif not isinstance(adjacency, AdjacencySpace):
             raise UserError(f"adjacency: expected a name or an AdjacencySpace, got {type(adjacency).__name__}")
         if isinstance(graph, str):
-            graph = make_graph(graph, agents, min(2, agents - 1) if neighbours is None else neighbours, streams)
+            links = Streams([torch.initial_seed()], "reciprocity/graph") if generator is None else streams
+            graph = make_graph(graph, agents, min(2, agents - 1) if neighbours is None else neighbours, links)
         elif not callable(graph) and validated(graph).shape != (1, agents, agents):
             raise UserError(f"graph: expected shape {[agents, agents]} for {agents} critics, got {list(graph.shape)}")
         self.engine = Reciprocity([self.kappa], adjacency, graph)
@@ -124,7 +125,9 @@ class Reciprocal(torch.nn.Module):
         if states.dim() == 0 or len(states) not in (self.agents, 1):
             raise UserError(f"states: expected shape [{self.agents}, B, D] or [1, B, D], got {list(states.shape)}")
         check_state("states[0]", states[0], self.engine.space)
-        return torch.cat(list(self.engine.space(states.unsqueeze(0))))
+        near = list(self.engine.space(states.unsqueeze(0)))
+        fresh = isinstance(self.engine.space, Perturbed)  # others may hand out the host's own states
+        return near[0] if fresh and len(near) == 1 else torch.cat(near)
 
     @torch.no_grad()
     def forward(self, own: Tensor, heard: Tensor | None = None) -> Tensor:
@@ -154,18 +157,22 @@ class Reciprocal(torch.nn.Module):
             )
         return self.combined(own, heard.detach(), self.engine.links(n, own))
 
-    def combined(self, own: Tensor, heard: Tensor, weights: Tensor | None) -> Tensor:
-        """Z* by this call's kappa; without weights ``heard`` is ``[S, N, B, *]``, of the one whom each agent hears."""
+    def combined(self, own: Tensor, heard: Tensor | Sequence[Tensor], weights: Tensor | None) -> Tensor:
+        """Z* by this call's kappa, from ``own`` ``[N, B, *]`` and S answers ``[N_i, N_j, B, *]``.
+
+        Without weights the answers are those of the one whom each agent hears, each in the shape of ``own``, any.
+        """
         engine = self.engine
-        shares, kappa = engine.shares, engine.kappa
+        shares = engine.shares
         average = heard[0] if len(shares) == 1 else heard[0] * shares[0]
         for share, values in zip(shares[1:], heard[1:], strict=True):
             average = average.add(values, alpha=share)
         if weights is None:
-            value = blend(own, average, kappa, None)
+            kappa = engine.kappa.to(own).view(()) if callable(self._kappa) else self._kappa
+            value = torch.lerp(own, average.to(own.dtype), kappa)
         else:
             listens = None if engine.all_listen else weights
-            value = blend(own.unsqueeze(0), mix(weights, average.unsqueeze(0)), kappa, listens).squeeze(0)
+            value = blend(own.unsqueeze(0), mix(weights, average.unsqueeze(0)), engine.kappa, listens).squeeze(0)
         engine.last = None if batched(value) else (own, value)
         return value
 
@@ -204,6 +211,8 @@ class Reciprocal(torch.nn.Module):
 
 class _Given(Streams):
     """The caller's generator as the stream of a population of one."""
+
+    shared = True
 
     def __init__(self, generator: torch.Generator) -> None:
         if generator.device.type != "cpu":

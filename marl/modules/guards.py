@@ -65,6 +65,11 @@ def batched(tensor: Tensor) -> bool:
     return not torch.compiler.is_compiling() and torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 
+def transformed() -> bool:
+    """Whether this runs in a compiled graph or inside a transform of torch.func, from which no tensor may be kept."""
+    return torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None
+
+
 def readable(tensor: Tensor) -> bool:
     """Whether Python may look at the numbers now: not inside a compiled graph or a vmap, nor on the device meta."""
     return not torch.compiler.is_compiling() and not tensor.is_meta and not batched(tensor)

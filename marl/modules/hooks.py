@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,7 +11,9 @@ from torch import Tensor
 
 from marl.modules.adjacency import AdjacencySpace
 from marl.modules.foreign import Kappa, Links, Reciprocal
-from marl.modules.graph import listeners
+from marl.modules.graph import listeners, sole
+from marl.modules.guards import batched
+from marl.modules.onednn import LargeLayers, quick
 from marl.modules.plain import check_alike, check_answer, check_state
 from marl.types import UserError
 
@@ -30,7 +32,9 @@ class HookedCritics(torch.nn.Module):
     critic that is built anew when it is loaded has to be hooked anew.
 
     Args:
-        critics: N target critics, different modules. One alone hears itself, at adjacent states.
+        critics: N target critics, different modules. One alone hears itself, at adjacent states. Twins that are modules
+            of their own come as N tuples: first twins hear first ones, second ones second ones, and where twins are
+            called with the same tensor one after the other they are asked at the same adjacent states.
         kappa: weight of the neighbours, 0 (off) to 1; or a function of the number of calls so far, of all critics
             together, as ``LinearKappa``.
         graph, neighbours, rho, count, sigma, metric, generator: see ``Reciprocal``.
@@ -43,7 +47,7 @@ class HookedCritics(torch.nn.Module):
 
     def __init__(
         self,
-        critics: Sequence[torch.nn.Module],
+        critics: Sequence[torch.nn.Module | Sequence[torch.nn.Module]],
         kappa: Kappa = 0.5,
         graph: Links = "complete",
         adjacency: str | AdjacencySpace = "resample",
@@ -56,8 +60,7 @@ class HookedCritics(torch.nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        self.critics = list(critics)
-        _check_free(self.critics)
+        self.critics, self.groups = list(critics), _grouped(critics)
         options: Any = {"neighbours": neighbours, "rho": rho, "count": count, "sigma": sigma, "metric": metric}
         self.reciprocal = Reciprocal(len(self.critics), kappa, graph, adjacency, generator=generator, **options)
         if self.reciprocal.engine.space.views:
@@ -65,9 +68,13 @@ class HookedCritics(torch.nn.Module):
                 "adjacency: peer asks each critic at its own view of one moment, which hooked critics do not have; "
                 "expected resample, mask, gaussian, knn or exact"
             )
-        self.nap = _Nap()
+        self.large = [[LargeLayers(critic) for critic in twins] for twins in self.groups]
+        self.nap, self.drawn = _Nap(), _Drawn()
+        self.last: tuple[Sequence[Tensor], Sequence[Tensor]] | None = None  # Z and Z*, part by part
         self.handles = [
-            critic.register_forward_hook(_Hook(self, i), with_kwargs=True) for i, critic in enumerate(self.critics)
+            critic.register_forward_hook(_Hook(self, i, k), with_kwargs=True)
+            for i, twins in enumerate(self.groups)
+            for k, critic in enumerate(twins)
         ]
 
     def remove(self) -> None:
@@ -87,11 +94,14 @@ class HookedCritics(torch.nn.Module):
     @property
     def gap(self) -> Tensor | None:
         """``[1]``: mean |Z* - Z| of the last call, whichever critic's it was; None if it blended nothing."""
-        return self.reciprocal.gap
+        if self.last is None:
+            return None
+        return torch.stack([(value - own).abs().mean() for own, value in zip(*self.last, strict=True)]).mean().view(1)
 
     @torch.no_grad()
-    def answer(self, i: int, output: Any, arguments: Sequence[Any], options: Mapping[str, Any]) -> Any:
-        """What critic i answers instead of ``output`` to that call; None: the same."""
+    def answer(self, i: int, k: int, output: Any, arguments: Sequence[Any], options: Mapping[str, Any]) -> Any:
+        """What twin k of critic i answers instead of ``output`` to that call; None: the same."""
+        self.last = None
         if not self.reciprocal.turn():
             return None
         engine = self.reciprocal.engine
@@ -99,41 +109,68 @@ class HookedCritics(torch.nn.Module):
             raise UserError(f"critic {i}: expected the states as its first positional argument, got none")
         states, *rest = arguments
         check_state(f"states of critic {i}", states, engine.space)
-        own = _packed(i, output).detach()
-        check_answer(i, own, states)
-        weights = engine.links(len(self.critics), own)
-        listens = listeners(engine.graph, weights)
-        who = [j for j in range(len(self.critics)) if listens is None or listens[i][j]]
+        own = [part.detach() for part in _parts(i, output)]
+        check_answer(i, own[0], states)
+        who, links = self._heard_by(i, own[0])
         if not who:
-            return own if isinstance(output, Tensor) else type(output)(own.unbind(-1))
+            return _like(output, own)
+        adjacent = self._adjacent(i, k, states)
         self.nap.asleep = True
         try:
-            answers = [
-                self._ask(j, (near[0, 0], *rest), options, i, own)
-                for near in engine.space(states[None, None])
-                for j in who
-            ]
+            answers = [self._ask(j, k, (near, *rest), options, i, own) for near in adjacent for j in who]
         finally:
             self.nap.asleep = False
-        heard = torch.stack(answers) if len(answers) > 1 else answers[0].unsqueeze(0)
-        if len(who) == 1:  # of weight one: nothing to be mixed
-            value = self.reciprocal.combined(own.unsqueeze(0), heard.unsqueeze(1), None)
-        else:
-            heard = heard.unflatten(0, (-1, 1, len(who)))
-            value = self.reciprocal.combined(own.unsqueeze(0), heard, weights[:, i : i + 1, who])
-        value = value.squeeze(0)
-        return value if isinstance(output, Tensor) else type(output)(value.unbind(-1))
+        values = [self._blended(part, heard, links) for part, *heard in zip(own, *answers, strict=True)]
+        self.last = None if batched(values[0]) else (own, values)
+        return _like(output, values)
 
-    def _ask(self, j: int, arguments: Sequence[Any], options: Mapping[str, Any], i: int, own: Tensor) -> Tensor:
-        """Critic j's answer to what critic i was asked, in the shape of ``own``."""
+    def _heard_by(self, i: int, own: Tensor) -> tuple[list[int], Tensor | None]:
+        """Whom critic i hears, and with what weights ``[1, 1, J]``; None: with weight 1, as one alone is."""
+        engine, n = self.reciprocal.engine, len(self.critics)
+        only = None if engine.foreign else sole(engine.graph)
+        if only is not None:
+            return [only[i]], None
+        weights = engine.links(n, own)
+        listens = listeners(engine.graph, weights)
+        who = [j for j in range(n) if listens is None or listens[i][j]]
+        return who, None if len(who) == 1 else weights[:, i : i + 1, who]
+
+    def _adjacent(self, i: int, k: int, states: Tensor) -> Sequence[Tensor]:
+        """S# of states ``[B, D]``, drawn once for all twins of critic i."""
+        drawn = self.drawn
+        if drawn.states is not states or drawn.agent != i or k in drawn.asked:
+            near = [near[0, 0] for near in self.reciprocal.engine.space(states[None, None])]
+            if len(self.groups[i]) == 1:
+                return near
+            self.drawn = drawn = _Drawn(i, states, near)
+        drawn.asked.add(k)
+        if len(drawn.asked) == len(self.groups[i]):
+            self.drawn = _Drawn()
+        return drawn.near
+
+    def _ask(
+        self, j: int, k: int, arguments: Sequence[Any], options: Mapping[str, Any], i: int, own: Sequence[Tensor]
+    ) -> Sequence[Tensor]:
+        """What twin k of critic j answers to that of critic i, part by part in the shapes of ``own``."""
         try:
-            answer = self.critics[j](*arguments, **options)
+            with quick(self.large[j][k]):
+                answer = self.groups[j][k](*arguments, **options)
         except RuntimeError as error:
             what, *_ = str(error).splitlines()
             raise UserError(f"critic {j}: expected to take what critic {i} was given, got {what}") from error
-        value = _packed(j, answer)
-        check_alike(j, value, i, own)
-        return value
+        parts = _parts(j, answer)
+        if len(parts) != len(own):
+            raise UserError(f"critic {j}: expected {len(own)} tensors as critic {i} answered, got {len(parts)}")
+        for part, model in zip(parts, own, strict=True):
+            check_alike(j, part, i, model)
+        return parts
+
+    def _blended(self, own: Tensor, heard: Sequence[Tensor], links: Tensor | None) -> Tensor:
+        """Z* ``[B, *]``, from what those whom the critic hears answered at the first adjacent state, the next, ..."""
+        if links is None:
+            return self.reciprocal.combined(own, heard, None)
+        average = torch.stack(list(heard)).unflatten(0, (-1, 1, links.shape[-1]))
+        return self.reciprocal.combined(own.unsqueeze(0), average, links).squeeze(0)
 
 
 @dataclass
@@ -143,41 +180,64 @@ class _Nap:
     asleep: bool = False
 
 
+@dataclass
+class _Drawn:
+    """The adjacent states of a call, and the twins of that agent that have been asked at them."""
+
+    agent: int = -1
+    states: Tensor | None = None
+    near: Sequence[Tensor] = ()
+    asked: set[int] = field(default_factory=set)
+
+
 @dataclass(frozen=True)
 class _Hook:
-    """What sits on critic ``index``."""
+    """What sits on twin ``twin`` of critic ``index``."""
 
     owner: HookedCritics
     index: int
+    twin: int
 
     def __call__(self, _: torch.nn.Module, arguments: tuple[Any, ...], options: dict[str, Any], output: Any) -> Any:
-        return None if self.owner.nap.asleep else self.owner.answer(self.index, output, arguments, options)
+        return None if self.owner.nap.asleep else self.owner.answer(self.index, self.twin, output, arguments, options)
 
 
-def _check_free(critics: list[torch.nn.Module]) -> None:
-    if not critics:
+def _grouped(critics: Sequence[Any]) -> list[tuple[torch.nn.Module, ...]]:
+    """Each critic's twins; raises ``UserError`` for what cannot be hooked."""
+    groups = [tuple(entry) if isinstance(entry, tuple | list) else (entry,) for entry in critics]
+    if not groups or not groups[0]:
         raise UserError("critics: expected one or more, got none")
-    for i, critic in enumerate(critics):
-        if not isinstance(critic, torch.nn.Module):
-            raise UserError(
-                f"critics[{i}]: expected a torch.nn.Module, got {type(critic).__name__}; ReciprocalCritics takes any "
-                "function"
-            )
-        if any(critic is other for other in critics[:i]):
-            raise UserError(
-                f"critics[{i}]: expected another module than critics[{critics.index(critic)}], got the same"
-            )
-        if any(isinstance(hook, _Hook) for hook in critic._forward_hooks.values()):
-            raise UserError(f"critics[{i}] is hooked already; expected remove() of those HookedCritics first")
+    names: dict[int, str] = {}
+    for i, twins in enumerate(groups):
+        if len(twins) != len(groups[0]):
+            raise UserError(f"critics[{i}]: expected {len(groups[0])} modules as critics[0] has, got {len(twins)}")
+        for k, critic in enumerate(twins):
+            name = f"critics[{i}]" if len(twins) == 1 else f"critics[{i}][{k}]"
+            if not isinstance(critic, torch.nn.Module):
+                kind = type(critic).__name__
+                raise UserError(f"{name}: expected a torch.nn.Module, got {kind}; ReciprocalCritics takes any function")
+            if id(critic) in names:
+                raise UserError(f"{name}: expected another module than {names[id(critic)]}, got the same")
+            if any(isinstance(hook, _Hook) for hook in critic._forward_hooks.values()):
+                raise UserError(f"{name} is hooked already; expected remove() of those HookedCritics first")
+            names[id(critic)] = name
+    return groups
 
 
-def _packed(j: int, output: Any) -> Tensor:
-    """An answer as one tensor: the parts of a tuple side by side in a last dimension."""
+def _parts(j: int, output: Any) -> Sequence[Tensor]:
+    """An answer as one or several tensors of one shape."""
     if isinstance(output, Tensor):
-        return output
+        return (output,)
     if type(output) not in (tuple, list) or not all(isinstance(part, Tensor) for part in output):
         raise UserError(f"critic {j}: expected a tensor or a tuple or list of tensors, got {type(output).__name__}")
-    shapes = [list(part.shape) for part in output]
-    if not shapes or any(shape != shapes[0] for shape in shapes):
-        raise UserError(f"critic {j}: expected tensors of one shape, got shapes {shapes}")
-    return torch.stack(list(output), -1) if len(output) > 1 else output[0].unsqueeze(-1)
+    if not output or any(part.shape != output[0].shape for part in output):
+        raise UserError(
+            f"critic {j}: expected tensors of one shape, got shapes {[list(part.shape) for part in output]}"
+        )
+    parts: Sequence[Tensor] = output
+    return parts
+
+
+def _like(output: Any, parts: list[Tensor]) -> Any:
+    """Parts in the form in which the critic gave its own."""
+    return parts[0] if isinstance(output, Tensor) else type(output)(parts)

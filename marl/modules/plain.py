@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from marl.modules.adjacency import AdjacencySpace, Exact
 from marl.modules.guards import require_floating, require_tensor, same_device
+from marl.modules.onednn import LargeLayers, quick
 from marl.modules.sizes import Alike, fitted
 from marl.types import UserError
 
@@ -23,17 +25,25 @@ class Critics:
         critics: N of them.
         sizes: how critic j reads agent i's state.
         rest: each further argument, G entries.
+        large: the critics' large layers. None: they are asked just as they are.
     """
 
-    def __init__(self, critics: Sequence[Callable[..., Tensor]], sizes: Alike, rest: Sequence[Sequence[Any]]) -> None:
-        self.critics, self.sizes, self.rest = critics, sizes, rest
+    def __init__(
+        self,
+        critics: Sequence[Callable[..., Tensor]],
+        sizes: Alike,
+        rest: Sequence[Sequence[Any]],
+        large: Sequence[LargeLayers] | None,
+    ) -> None:
+        self.critics, self.sizes, self.rest, self.large = critics, sizes, rest, large
         self.first: tuple[int, Tensor] | None = None  # the critic that answered first, and what
 
     def ask(self, j: int, i: int, state: Tensor, groups: int) -> Tensor:
         """Critic j at agent i's state ``[B, D]`` of G: ``[B, *]``; raises ``UserError`` where that fits no other's."""
         i, home = i % groups, j % groups
         entries = [_like(entries[i], entries[home]) for entries in self.rest]
-        value = self.critics[j](self.sizes.read(state, i, home), *entries)
+        with nullcontext() if self.large is None else quick(self.large[j]):
+            value = self.critics[j](self.sizes.read(state, i, home), *entries)
         if self.first is None:
             check_answer(j, value, state)
             self.first = j, value

@@ -77,15 +77,12 @@ def blend(own: Tensor, others: Tensor, kappa: Tensor, weights: Tensor | None) ->
     """(1 - kappa) own + kappa others; where kappa is 0 or a row of ``weights`` has no neighbours, own bit for bit.
 
     Args:
-        own, others: ``[P, N, *]``; of one member without the P too, if ``kappa`` is ``[1, 1]`` and ``weights`` None.
+        own, others: ``[P, N, *]``.
         kappa: ``[P or 1, N or 1]``.
         weights: ``[P or 1, N, N]``; None: every kappa is above 0 and every agent has neighbours.
     """
-    share = kappa.to(own)
     shape = (-1, *[1] * (own.dim() - 2))
-    if kappa.numel() > 1:
-        share = share.view(*kappa.shape[:1], *shape)
-    value = torch.lerp(own, others.to(own.dtype), share)
+    value = torch.lerp(own, others.to(own.dtype), kappa.to(own).view(*kappa.shape[:1], *shape))
     if weights is None:
         return value
     active = (kappa.to(own.device) > 0) & (weights.to(own.device) != 0).any(-1)

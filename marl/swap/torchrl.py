@@ -13,12 +13,13 @@ from functools import cache, lru_cache
 from typing import Any
 
 import torch
-from tensordict import TensorDict, TensorDictBase
+from tensordict import TensorDict, TensorDictBase, unravel_key
 from torch import Tensor
 from torchrl.objectives import DDPGLoss, LossModule, PPOLoss, QMixerLoss, TD3Loss
 from torchrl.objectives.value import GAE, TD0Estimator, TD1Estimator, TDLambdaEstimator, ValueEstimatorBase
 
 from marl.modules.graph import listeners, sole
+from marl.modules.onednn import is_large, onednn
 from marl.reciprocity import Reciprocal
 from marl.types import UserError
 
@@ -55,7 +56,10 @@ def blend_targets(loss: LossModule | ValueEstimatorBase, reciprocal: Reciprocal)
         team = Team(loss.value_network, loss.tensor_keys.state_action_value, frozenset(loss.actor_network.out_keys))
         _wire_estimator(loss, lambda estimator: _wire_estimate(estimator, team, reciprocal))
     elif isinstance(loss, QMixerLoss):
-        local = Team(loss.local_value_network, loss.tensor_keys.local_value, read=_best_by_own(loss))
+        keys, read = loss.tensor_keys, frozenset(map(unravel_key, loss.mixer_network.in_keys))
+        local = Team(
+            loss.local_value_network, keys.local_value, heard=keys.action_value, pick=_best_by_own(loss), read=read
+        )
         _wire_estimator(loss, lambda estimator: _wire_estimate(estimator, local, reciprocal))
     else:
         raise UserError(
@@ -65,9 +69,6 @@ def blend_targets(loss: LossModule | ValueEstimatorBase, reciprocal: Reciprocal)
 
 
 Call = Callable[[TensorDictBase], TensorDictBase]
-Spread = Callable[[Tensor], Tensor]
-"""``[R, N, *]`` -> ``[S L R, N, *]``: what belongs to agent i stands where critic j reads a state of agent i."""
-
 
 PROBED = 8
 """Rows that tell whether critics are joint."""
@@ -81,8 +82,11 @@ class Team:
         critic: the network, which says what it reads and writes.
         value: the key of its values, ``[R, N, C]``.
         arguments: what it reads that is no part of a state: critic j at agent i's state reads agent i's entry as it is.
-        read: ``(answers, R, spread)``: what of the answers counts at adjacent states, which stand behind the R true
-            ones: ``[S L R, N, C]``. None: the values.
+        heard: the key of what is heard of the critics at adjacent states. None: their values.
+        pick: ``(heard [S, L, N, R, A], answers, who)``: that of what is heard which counts, ``[S, L, N, R, C]``, by the
+            answers at the R true states, the first ``[R, N, *]`` of each. None: all.
+        read: which of the critic's other answers are read after it. None: any may be.
+        large: its products are large; None: not known until the first blend, when its parameters are at hand.
         joint: some critic reads the inputs of others, so all are asked at one adjacent state of everybody. None: not
             known until a part of the network says that it is ``centralized``, or the first blend has tried.
     """
@@ -90,56 +94,57 @@ class Team:
     critic: Any
     value: Key
     arguments: frozenset[Key] = frozenset()
-    read: Callable[[TensorDictBase, int, Spread], Tensor] | None = None
+    heard: Key | None = None
+    pick: Callable[[Tensor, TensorDictBase, Hearers], Tensor] | None = None
+    read: frozenset[Key] | None = None
     joint: bool | None = None
+    large: bool | None = None
 
     def answer(self, reciprocal: Reciprocal, data: TensorDictBase, call: Call) -> TensorDictBase:
         """``data`` ``[*B]``, which the critic reads, with all that it writes, Z* in place of its values."""
-        rows = data.reshape(-1)
+        rows = data if data.dim() == 1 else data.reshape(-1)
         blend, out = self.blended(reciprocal, rows, call)
-        answers = [(key, out.get(key)[: len(rows)]) for key in self.critic.out_keys if key != self.value]
+        others = [key for key in self.critic.out_keys if self.read is None or unravel_key(key) in self.read]
+        answers = [(key, out.get(key)[: len(rows)]) for key in others if key != self.value]
         for key, answer in [*answers, (self.value, blend)]:
             data.set(key, answer.reshape(*data.shape, *answer.shape[1:]))
         return data
 
     @torch.no_grad()
-    def blended(
-        self, reciprocal: Reciprocal, rows: TensorDictBase, call: Call, known: Tensor | None = None
-    ) -> tuple[Tensor, TensorDictBase]:
-        """Z* for ``[R]`` rows, ``[R, N, C]``; and all answers, of the adjacent states behind those of the rows.
+    def blended(self, reciprocal: Reciprocal, rows: TensorDictBase, call: Call) -> tuple[Tensor, TensorDictBase]:
+        """Z* for ``[R]`` rows, ``[R, N, C]``; and all answers, those at adjacent states behind those of the rows.
 
         Args:
             call: runs the critic on rows, under the parameters that count. It is called once, for true and adjacent
                 states together: a call of a small network costs more than its rows.
-            known: ``[R, N, C]``, the values at the true states, which are then not asked for.
         """
-        n, engine = reciprocal.agents, reciprocal.engine
+        n, engine, count = reciprocal.agents, reciprocal.engine, len(rows)
         entries = {key: rows.get(key) for key in self.critic.in_keys}
         for key, entry in entries.items():
             _require_agents(key, entry, n)
-        weights, count = engine.links(n, next(iter(entries.values()))), len(rows) if known is None else 0
+        weights = engine.links(n, next(iter(entries.values())))
         if engine.space.views:
-            out = call(TensorDict(entries, [len(rows)])) if known is None else rows
-            values = self._values(out, known, len(rows), n)
+            out = call(TensorDict(entries, [count]))
+            values = self._values(out, count, n)
             return reciprocal.combined(values, values[None, None], weights).transpose(0, 1), out
         if self.joint is None:
             self.joint = self._reads_others(entries, n, call)
+        if self.large is None:
+            self.large = is_large(self.critic)
         near, who = self._adjacent(reciprocal, weights, entries)
-        shape = next(iter(near.values())).shape[:3]  # S, L, R
-
-        def spread(entry: Tensor) -> Tensor:
-            entry = who.of(entry).transpose(0, 1)
-            return entry.expand(shape[0], *entry.shape).flatten(0, 2)
-
-        asked = {k: near[k].flatten(0, 2) if k in near else spread(entry) for k, entry in entries.items()}
-        if known is None:
-            asked = {key: torch.cat([entries[key], more]) for key, more in asked.items()}
-        out = call(TensorDict(asked, [count + shape.numel()]))
-        values = self._values(out, known, count, n)
-        heard = out.get(self.value)[count:] if self.read is None else self.read(out, count, spread)
-        heard = heard.unflatten(0, shape).transpose(2, 3)  # [S, L, N, R, C]
+        levels, calls, *_ = next(iter(near.values())).shape
+        asked = {}
+        for key, entry in entries.items():
+            more = near[key] if key in near else who.of(entry).transpose(0, 1).expand(levels, calls, *entry.shape)
+            asked[key] = torch.cat([entry, more.flatten(0, 2)])
+        with onednn() if self.large else nullcontext():
+            out = call(TensorDict(asked, [count + levels * calls * count]))
+        values = self._values(out, count, n)
+        heard = out.get(self.heard or self.value)[count:].unflatten(0, (levels, calls, count)).transpose(2, 3)
+        if self.pick is not None:
+            heard = self.pick(heard, out, who)
         if sole(engine.graph) is not None:
-            return reciprocal.combined(values, heard[:, who.row, who.first], None).transpose(0, 1), out
+            return reciprocal.combined(values, who.alone(heard), None).transpose(0, 1), out
         heard = heard if self.joint else who.placed(heard)
         return reciprocal.combined(values, heard, weights).transpose(0, 1), out
 
@@ -169,9 +174,9 @@ class Team:
             return True
         return False if change.diagonal().all() else None
 
-    def _values(self, out: TensorDictBase, known: Tensor | None, count: int, agents: int) -> Tensor:
+    def _values(self, out: TensorDictBase, count: int, agents: int) -> Tensor:
         """Those at the true states, ``[N, R, C]``."""
-        values = out.get(self.value)[:count] if known is None else known
+        values = out.get(self.value)[:count]
         _require_agents(self.value, values, agents)
         return values.transpose(0, 1)
 
@@ -180,7 +185,8 @@ class Team:
     ) -> tuple[dict[Key, Tensor], Hearers]:
         """Adjacent states, ``{key: [S, L, R, N_j, D]}``, and whose they are."""
         parts = {k: x for k, x in entries.items() if k not in self.arguments and x.is_floating_point()}
-        state = next(iter(parts.values())) if len(parts) == 1 else torch.cat(list(parts.values()), -1)  # [R, N, D]
+        only = next(iter(parts)) if len(parts) == 1 else None
+        state = parts[only] if only else torch.cat(list(parts.values()), -1)  # [R, N, D]
         graph, n = reciprocal.engine.graph, reciprocal.agents
         listens = listeners(graph, weights)
         who = _hearers(None if listens is None else tuple(map(tuple, listens)), n, bool(self.joint))
@@ -188,6 +194,8 @@ class Team:
             near = reciprocal.adjacent(state.flatten(1).unsqueeze(0)).unflatten(-1, state.shape[1:])
         else:
             near = who.of(reciprocal.adjacent(state.transpose(0, 1))).transpose(2, 3)
+        if only:
+            return {only: near}, who
         widths = [part.shape[-1] for part in parts.values()]
         return dict(zip(parts, near.split(widths, -1), strict=True)), who
 
@@ -212,7 +220,14 @@ class Hearers:
 
     def of(self, agents: Tensor) -> Tensor:
         """What belongs to agents, ``[A, N, *]``, as the critics read it: ``[A, L, N, *]``."""
-        return agents.unsqueeze(1) if self.who is None else agents[:, self.who]
+        if self.who is None:
+            return agents.unsqueeze(1)
+        return agents.index_select(1, self.who.flatten()).unflatten(1, self.who.shape)
+
+    def alone(self, answers: Tensor) -> Tensor:
+        """``[S, L, N_j, R, C]`` -> ``[S, N_i, R, C]``, from the one whom each agent hears."""
+        flat = answers.flatten(1, 2)
+        return flat.index_select(1, self.row * answers.shape[2] + self.first)
 
     def placed(self, answers: Tensor) -> Tensor:
         """``[S, L, N_j, R, C]`` -> ``[S, N_i, N_j, R, C]``, 0 where i does not hear j."""
@@ -255,17 +270,17 @@ def _mark(estimator: ValueEstimatorBase) -> None:
     estimator.blends = True
 
 
-def _best_by_own(loss: QMixerLoss) -> Callable[[TensorDictBase, int, Spread], Tensor]:
+def _best_by_own(loss: QMixerLoss) -> Callable[[Tensor, TensorDictBase, Hearers], Tensor]:
     """Neighbours are asked what the action is worth that agent i's own network finds best at its true state."""
-    keys = loss.tensor_keys
 
-    def read(answers: TensorDictBase, count: int, spread: Spread) -> Tensor:
-        values, action = answers.get(keys.action_value)[count:], spread(answers.get(keys.action)[:count])
+    def pick(heard: Tensor, answers: TensorDictBase, who: Hearers) -> Tensor:
+        best = who.of(answers.get(loss.tensor_keys.action)[: heard.shape[3]]).movedim(0, 2)  # [L, N, R, *]
         if loss.action_space != "categorical":
-            return (values * action.to(values.dtype)).sum(-1, keepdim=True)
-        return values.gather(-1, action if action.dim() == values.dim() else action.unsqueeze(-1))
+            return (heard * best).sum(-1, keepdim=True)
+        best = best if best.dim() == heard.dim() - 1 else best.unsqueeze(-1)
+        return heard.gather(-1, best.expand(*heard.shape[:-1], 1))
 
-    return read
+    return pick
 
 
 def _wire_estimator(loss: LossModule, wire: Callable[[ValueEstimatorBase], None]) -> None:
@@ -290,11 +305,11 @@ def _wire_estimate(estimator: ValueEstimatorBase, team: Team, reciprocal: Recipr
         if not reciprocal.turn():
             return estimate(*args, **kwargs)
         call = critic.forward
-        critic.forward = lambda data: team.answer(reciprocal, data, call)
+        vars(critic)["forward"] = lambda data: team.answer(reciprocal, data, call)
         try:
             return estimate(*args, **kwargs)
         finally:
-            del critic.forward
+            del vars(critic)["forward"]
 
     estimator.value_estimate = value_estimate
 

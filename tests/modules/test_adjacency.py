@@ -1,5 +1,6 @@
 """Adjacent states: how far they lie from the true ones, by hand and by property."""
 
+import copy
 import itertools
 
 import pytest
@@ -100,6 +101,58 @@ def test_resample_reaches_every_coordinate_and_every_other_row_equally_often():
     # four outcomes, 1000 times each, with standard deviation sqrt(4000 * 1/4 * 3/4) = 27
     for outcome in ([3, 2], [5, 2], [1, 4], [1, 6]):
         assert abs(int((values == torch.tensor(outcome)).all(-1).sum()) - 1000) < 140
+
+
+def one_at_a_time(states, stream):
+    """``resample`` drawn call by call: of (B - 1) D places behind the row's own, each as likely."""
+    _, groups, rows, width = states.shape
+    ahead = stream.integers((rows - 1) * width, groups, rows)
+    source = (ahead + torch.arange(1, rows + 1) * width) % (rows * width)
+    return states.scatter(-1, (source % width).unsqueeze(-1), states.flatten(2).gather(-1, source).unsqueeze(-1))
+
+
+def test_draws_for_many_calls_ahead_are_those_of_one_call_at_a_time():
+    """150 calls, more than are drawn ahead at once, then others of another shape and back, with padding between."""
+    space, stream = Resample(streams(0, 1), (1,), 1), streams(0, 1)
+    few, many = distinct(2, 3, 5, 4), distinct(2, 1, 7, 2)
+    for states in [few] * 150 + [many] * 3 + [few] + [many, few] * 3:
+        assert torch.equal(next(space(states)), one_at_a_time(states, stream))
+    real = torch.ones(2, 5, dtype=torch.bool)
+    expected = Resample(stream, (1,), 1)
+    for mask in (real, None, real):
+        assert torch.equal(next(space(few, mask)), next(expected(few, mask)))
+
+
+def test_to_be_saved_in_between_changes_no_draw_and_a_saved_one_goes_on():
+    """The usual bug: numbers drawn ahead are lost in a checkpoint, or a checkpoint throws them away."""
+    space, stream, states = Resample(streams(3), (1,), 1), streams(3), distinct(1, 2, 6, 3)
+    for call in range(40):
+        if call % 7 == 5:
+            saved = space.state_dict()
+            other = Resample(streams(4), (1,), 1)
+            next(other(states))
+            other.load_state_dict(saved)
+            assert torch.equal(saved["streams"]["generators"], stream.state_dict()["generators"])
+            ahead = copy.deepcopy(stream)
+            for _ in range(5):
+                assert torch.equal(next(other(states)), one_at_a_time(states, ahead))
+        assert torch.equal(next(space(states)), one_at_a_time(states, stream))
+
+
+def test_nothing_is_drawn_ahead_from_streams_that_others_share():
+    shared, alone, states = streams(0), streams(0), distinct(1, 2, 6, 3)
+    shared.shared = True
+    space = Resample(shared, (1,), 1)
+    for _ in range(5):
+        assert torch.equal(next(space(states)), one_at_a_time(states, alone))
+        assert torch.equal(shared.uniform(3), alone.uniform(3))
+
+
+def test_draws_ahead_have_a_bound():
+    space = Resample(streams(0), (1,), 1)
+    for _ in range(8):
+        next(space(distinct(1, 3, 8192, 1)))  # 24 576 numbers a call: 2 calls are all that stays below 2 ** 16
+    assert space.ahead.sources.shape == (1, 2, 3, 8192)
 
 
 def test_masked_draws_reach_every_real_coordinate_also_when_they_do_not_come_first():

@@ -121,8 +121,7 @@ def train(steps: int, seed: int, **settings: Any) -> list[Learner]:
     torch.manual_seed(seed)
     args = Args(steps=steps, seed=seed, **settings)
     learners = [Learner(args, number) for number in range(args.learners)]
-    for critics in ([each.qf1_target for each in learners], [each.qf2_target for each in learners]):
-        HookedCritics(critics, args.kappa, adjacency="gaussian", generator=torch.Generator().manual_seed(seed))
+    HookedCritics([(each.qf1_target, each.qf2_target) for each in learners], args.kappa, adjacency="gaussian")
     for global_step in range(args.steps):
         for learner in learners:
             learner.step(random=global_step < args.learning_starts)

@@ -1,0 +1,119 @@
+"""Large layers by oneDNN: the same numbers up to their rounding, only where asked for, and nothing stays changed."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from marl.modules import onednn
+from marl.modules.onednn import LargeLayers, is_large, quick
+from marl.reciprocity import HookedCritics, ReciprocalCritics
+
+STATES = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
+PRECISION = torch.backends.mkldnn.matmul
+
+
+def critic(width: int = 256) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 1))
+
+
+class Watched(nn.Linear):
+    """What precision is allowed while it computes."""
+
+    def forward(self, x):
+        self.seen = PRECISION.fp32_precision
+        return super().forward(x)
+
+
+@pytest.fixture
+def slow_mkl(monkeypatch):
+    """As on a processor where MKL is slow, whichever this is."""
+    monkeypatch.setattr(onednn, "_gains", lambda: True)
+
+
+def test_the_answer_is_that_of_float32_up_to_rounding_where_it_is_used():
+    """Inside, rounding to bfloat16 would be off by 2 ** -9, a hundred times what is allowed here."""
+    network = critic()
+    with torch.no_grad():
+        expected = network(STATES)
+        with quick(LargeLayers(network)):
+            torch.testing.assert_close(network(STATES), expected, rtol=2e-5, atol=2e-5)
+        with onednn.onednn():
+            torch.testing.assert_close(network(STATES), expected, rtol=2e-5, atol=2e-5)
+
+
+def test_where_oneDNN_would_round_it_is_not_used(monkeypatch):
+    monkeypatch.setattr(onednn, "_exact", lambda: False)
+    onednn._gains.cache_clear()
+    assert not onednn._gains()
+    onednn._gains.cache_clear()
+
+
+def test_the_probe_tells_float32_from_bfloat16(monkeypatch):
+    assert onednn._exact() or torch.cpu.get_capabilities()["amx_bf16"]
+    product = torch.Tensor.__matmul__
+    monkeypatch.setattr(torch.Tensor, "__matmul__", lambda a, b: product(a.bfloat16(), b.bfloat16()).float())
+    assert not onednn._exact()
+
+
+def test_only_large_layers_are_computed_otherwise_and_only_inside(slow_mkl, monkeypatch):
+    network, used = critic(), []
+    linear = nn.functional.linear
+    monkeypatch.setattr(
+        nn.functional,
+        "linear",
+        lambda x, w, b: (used.append((w.numel(), PRECISION.fp32_precision)), linear(x, w, b))[1],
+    )
+    before = PRECISION.fp32_precision
+    with torch.no_grad():
+        network(STATES)
+        assert [allowed for _, allowed in used] == [before] * 3
+        used.clear()
+        with quick(LargeLayers(network)):
+            network(STATES)
+    assert used == [(4 * 256, before), (256 * 256, "bf16"), (256, before)]
+    assert PRECISION.fp32_precision == before
+    assert all("forward" not in vars(layer) for layer in network)
+
+
+def test_nothing_stays_changed_after_an_error(slow_mkl):
+    network, before = critic(), PRECISION.fp32_precision
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"), quick(LargeLayers(network[2:])):
+        network[2:](STATES)
+    assert PRECISION.fp32_precision == before and "forward" not in vars(network[2])
+
+
+def test_subclasses_small_networks_functions_and_compiled_critics_are_left_alone():
+    with_subclass = nn.Sequential(Watched(256, 256))
+    for each in (critic(32), with_subclass, lambda state: state, torch.compile(critic(), backend="eager")):
+        assert LargeLayers(each).layers == []
+    assert len(LargeLayers(critic()).layers) == 1
+    assert (is_large(critic()), is_large(critic(32)), is_large(with_subclass)) == (True, False, True)
+
+
+def test_a_user_can_leave_all_to_mkl(slow_mkl):
+    network = critic()
+    with torch.backends.mkldnn.flags(enabled=False), quick(LargeLayers(network)):
+        assert "forward" not in vars(network[2])
+
+
+@pytest.mark.parametrize("wrap", [HookedCritics, ReciprocalCritics])
+def test_with_kappa_0_critics_are_asked_as_they_are(slow_mkl, wrap):
+    """The usual bug: bits that change although nothing is blended."""
+    critics = [critic(), critic()]
+    expected = critics[0](STATES)
+    wrapper = wrap(critics, kappa=0.0)
+    answer = critics[0](STATES) if wrap is HookedCritics else wrapper([STATES, STATES])[0]
+    assert torch.equal(answer, expected)
+
+
+@pytest.mark.parametrize("wrap", [HookedCritics, ReciprocalCritics])
+def test_those_who_are_heard_are_asked_quickly_and_a_copy_asks_its_own(slow_mkl, monkeypatch, wrap):
+    entered = []
+    monkeypatch.setattr(LargeLayers, "__enter__", lambda self: entered.extend(self.layers) or setattr(self, "held", []))
+    wrapper = copy.deepcopy(wrap([critic(), critic()], kappa=0.5))
+    ask = (lambda: wrapper.critics[0](STATES)) if wrap is HookedCritics else (lambda: wrapper([STATES, STATES]))
+    ask()
+    assert entered and all(any(layer is own[2] for own in wrapper.critics) for layer in entered)
