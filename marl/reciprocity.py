@@ -131,7 +131,8 @@ class ReciprocalCritics(torch.nn.Module):
     ) -> None:
         super().__init__()
         self.critics = list(critics)
-        self.large = [LargeLayers(critic) for critic in self.critics]
+        large = [LargeLayers(critic) for critic in self.critics]
+        self.large = large if any(each.layers for each in large) else None
         self.sizes = make_sizes(len(self.critics), widths, masks, projections)
         options: Any = {"neighbours": neighbours, "rho": rho, "count": count, "sigma": sigma, "metric": metric}
         self.reciprocal = Reciprocal(
@@ -181,15 +182,17 @@ class ReciprocalCritics(torch.nn.Module):
             check_state(f"states[{i}]", state, space)
             if state.shape[0] != states[0].shape[0]:
                 raise UserError(f"states[{i}]: expected {len(states[0])} rows as in states[0], got {len(state)}")
-        tensors = {f"states[{i}]": state for i, state in enumerate(states)}
         for k, given in enumerate(rest, 1):
             if len(given) != len(states):
                 raise UserError(f"argument {k}: expected {len(states)}, as many as states, got {len(given)}")
             for i, entry in enumerate(given):
-                refuse_array(f"argument {k}[{i}]", entry)
-                if isinstance(entry, Tensor):
-                    tensors[f"argument {k}[{i}]"] = entry
-        same_device(tensors)
+                if not isinstance(entry, Tensor):
+                    refuse_array(f"argument {k}[{i}]", entry)
+        device = states[0].device
+        if any(isinstance(x, Tensor) and x.device != device for given in (states, *rest) for x in given):
+            tensors = {f"states[{i}]": state for i, state in enumerate(states)}
+            named = ((f"argument {k}[{i}]", x) for k, given in enumerate(rest, 1) for i, x in enumerate(given))
+            same_device(tensors | {name: x for name, x in named if isinstance(x, Tensor)})
         self.sizes.check(states)
 
     @property

@@ -182,8 +182,7 @@ class Resample(Perturbed):
             return super().changes(states, rho, real)
         # The default, on the path of every training step: one number says both which row and which coordinate.
         _need_rows("resample", states, 2)
-        source, index = self.ahead.draw(*states.shape[1:])
-        source, index = source.to(states.device), index.to(states.device)
+        source, index = self.ahead.draw(states)
         return index, states.flatten(2).gather(-1, source).unsqueeze(-1)
 
     def values(self, states: Tensor, index: Tensor, real: Tensor | None) -> Tensor:
@@ -226,14 +225,15 @@ class Ahead:
         self.before: list[Tensor] = []
         self.sources = self.coordinates = torch.empty(0)
 
-    def draw(self, groups: int, rows: int, width: int) -> tuple[Tensor, Tensor]:
+    def draw(self, states: Tensor) -> tuple[Tensor, Tensor]:
         """For states ``[P, G, B, D]``: places in B D, of other rows, ``[P, G, B]``; coordinates ``[P, G, B, 1]``."""
+        _, groups, rows, width = states.shape
         if self.streams.shared or transformed():
             self.rewind()
-            source = self._drawn(1, groups, rows, width)[:, 0]
+            source = self._drawn(1, groups, rows, width)[:, 0].to(states.device)
             return source, (source % width).unsqueeze(-1)
-        if self.used == self.calls or self.shape != (groups, rows, width):
-            self._refill(groups, rows, width)
+        if self.used == self.calls or self.shape != (groups, rows, width) or self.sources.device != states.device:
+            self._refill((groups, rows, width), states.device)
         self.used += 1
         return self.sources[:, self.used - 1], self.coordinates[:, self.used - 1]
 
@@ -245,14 +245,14 @@ class Ahead:
             self._drawn(self.used, *self.shape)
         self.used = self.calls = 0
 
-    def _refill(self, groups: int, rows: int, width: int) -> None:
+    def _refill(self, shape: tuple[int, int, int], device: torch.device) -> None:
         """For twice as many calls as last time, if those were of this shape."""
-        shape = groups, rows, width
+        groups, rows, width = shape
         calls = 2 * self.calls if self.shape == shape else 1
         self.rewind()
         self.shape, self.calls = shape, max(1, min(calls, MOST_CALLS, MOST_NUMBERS // (groups * rows)))
         self.before = [generator.get_state() for generator in self.streams.generators]
-        self.sources = self._drawn(self.calls, *shape)
+        self.sources = self._drawn(self.calls, *shape).to(device)
         self.coordinates = (self.sources % width).unsqueeze(-1)
 
     def _drawn(self, calls: int, groups: int, rows: int, width: int) -> Tensor:

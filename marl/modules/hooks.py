@@ -109,7 +109,7 @@ class HookedCritics(torch.nn.Module):
             raise UserError(f"critic {i}: expected the states as its first positional argument, got none")
         states, *rest = arguments
         check_state(f"states of critic {i}", states, engine.space)
-        own = [part.detach() for part in _parts(i, output)]
+        own = [part.detach() if part.requires_grad else part for part in _parts(i, output)]
         check_answer(i, own[0], states)
         who, links = self._heard_by(i, own[0])
         if not who:

@@ -41,7 +41,7 @@ class Critics:
     def ask(self, j: int, i: int, state: Tensor, groups: int) -> Tensor:
         """Critic j at agent i's state ``[B, D]`` of G: ``[B, *]``; raises ``UserError`` where that fits no other's."""
         i, home = i % groups, j % groups
-        entries = [_like(entries[i], entries[home]) for entries in self.rest]
+        entries = [entries[i] if i == home else _like(entries[i], entries[home]) for entries in self.rest]
         with nullcontext() if self.large is None else quick(self.large[j]):
             value = self.critics[j](self.sizes.read(state, i, home), *entries)
         if self.first is None:
