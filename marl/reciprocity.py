@@ -160,7 +160,7 @@ class ReciprocalCritics(torch.nn.Module):
         joined = torch.stack([fitted(state, width) for state in views])  # a copy: critics may write into it
         views = list(joined)
         engine = self.reciprocal.engine
-        critics = Critics(self.critics, self.sizes, others, self.large if blends else None)
+        critics = Critics(self.critics, self.sizes, others, self.large)
         if not blends:
             return critics.own(views)
         weights = engine.links(len(self.critics), joined)

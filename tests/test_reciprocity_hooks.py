@@ -2,6 +2,7 @@
 
 import copy
 import random
+import weakref
 
 import numpy as np
 import pytest
@@ -41,6 +42,25 @@ def test_twins_are_asked_at_the_same_adjacent_states_and_the_next_call_at_others
     assert torch.equal(one(states, action), again) and not torch.equal(again, first)
     assert not torch.equal(one(states, action), one(states, action))  # one twin twice
     assert not torch.equal(two(states.clone(), action), one(states, action))  # equal numbers, but another tensor
+
+
+def test_twins_that_are_asked_at_a_buffer_that_was_filled_anew_see_what_is_in_it():
+    pair = (Single(), Single())
+    HookedCritics([pair], 1.0, adjacency="mask", generator=seeded())
+    states, action = torch.ones(1, 2), torch.zeros(1, 1)
+    assert pair[0](states, action).item() == 1.0  # one coordinate of the two is masked
+    states.fill_(100.0)
+    assert pair[1](states, action).item() == 100.0
+
+
+def test_a_copy_of_learners_with_a_twin_yet_to_be_asked_works_and_keeps_no_graph_alive():
+    pair, state = (Single(), Single()), torch.ones(4, 2, requires_grad=True)
+    HookedCritics([pair], 1.0, generator=seeded())
+    pair[0](seen := state * 2, torch.zeros(4, 1))
+    other = copy.deepcopy(pair)
+    alive = weakref.ref(seen)
+    del seen
+    assert alive() is None and other[1](state.detach(), torch.zeros(4, 1)).shape == (4, 1)
 
 
 def test_the_other_learners_twins_draw_their_own_adjacent_states():

@@ -10,16 +10,18 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from marl.config import suggestion
-from marl.modules.guards import batched, require_tensor, transformed
+from marl.modules.guards import batched, passing, require_tensor
 from marl.streams import Streams
 from marl.types import State, UserError
 
-MOST_CALLS, MOST_NUMBERS = 64, 2**16
+MOST_CALLS, MOST_NUMBERS = 64, 2**14
 """How far ``Ahead`` draws, for each member."""
 
 
@@ -221,44 +223,53 @@ class Ahead:
 
     def __init__(self, streams: Streams) -> None:
         self.streams = streams
-        self.shape, self.calls, self.used = (0, 0, 0), 0, 0
-        self.before: list[Tensor] = []
-        self.sources = self.coordinates = torch.empty(0)
+        self.pool = Pool()
 
     def draw(self, states: Tensor) -> tuple[Tensor, Tensor]:
         """For states ``[P, G, B, D]``: places in B D, of other rows, ``[P, G, B]``; coordinates ``[P, G, B, 1]``."""
-        _, groups, rows, width = states.shape
-        if self.streams.shared or transformed():
+        shape, device = tuple(states.shape[1:]), states.device
+        if self.streams.shared or passing():
             self.rewind()
-            source = self._drawn(1, groups, rows, width)[:, 0].to(states.device)
-            return source, (source % width).unsqueeze(-1)
-        if self.used == self.calls or self.shape != (groups, rows, width) or self.sources.device != states.device:
-            self._refill((groups, rows, width), states.device)
-        self.used += 1
-        return self.sources[:, self.used - 1], self.coordinates[:, self.used - 1]
+            (pair,) = self._drawn(1, shape, device)
+            return pair
+        pool = self.pool
+        if pool.left and pool.shape == shape and pool.device == device:
+            with suppress(IndexError):  # another thread took the last
+                return pool.left.pop()
+        self.rewind()
+        calls = 2 * pool.calls if pool.shape == shape else 1
+        calls = max(1, min(calls, MOST_CALLS, MOST_NUMBERS // max(1, math.prod(shape[:2]))))
+        before = [generator.get_state() for generator in self.streams.generators]
+        *left, first = self._drawn(calls, shape, device)
+        self.pool = Pool(shape, device, before, calls, left)
+        return first
 
     def rewind(self) -> None:
         """Put the streams where they would be, had each call drawn its own."""
-        if self.used < self.calls:
-            for generator, state in zip(self.streams.generators, self.before, strict=True):
+        pool, self.pool = self.pool, Pool()
+        if pool.left:
+            for generator, state in zip(self.streams.generators, pool.before, strict=True):
                 generator.set_state(state)
-            self._drawn(self.used, *self.shape)
-        self.used = self.calls = 0
+            self._drawn(pool.calls - len(pool.left), pool.shape, pool.device)
 
-    def _refill(self, shape: tuple[int, int, int], device: torch.device) -> None:
-        """For twice as many calls as last time, if those were of this shape."""
+    def _drawn(self, calls: int, shape: tuple[int, ...], device: torch.device) -> list[tuple[Tensor, Tensor]]:
+        """Those of each call, the last one first."""
         groups, rows, width = shape
-        calls = 2 * self.calls if self.shape == shape else 1
-        self.rewind()
-        self.shape, self.calls = shape, max(1, min(calls, MOST_CALLS, MOST_NUMBERS // (groups * rows)))
-        self.before = [generator.get_state() for generator in self.streams.generators]
-        self.sources = self._drawn(self.calls, *shape).to(device)
-        self.coordinates = (self.sources % width).unsqueeze(-1)
-
-    def _drawn(self, calls: int, groups: int, rows: int, width: int) -> Tensor:
-        """``[P, calls, G, B]``"""
         ahead = self.streams.integers((rows - 1) * width, calls, groups, rows)
-        return ahead.add_(torch.arange(width, (rows + 1) * width, width)).remainder_(rows * width)
+        sources = ahead.add_(torch.arange(width, (rows + 1) * width, width)).remainder_(rows * width).to(device)
+        coordinates = (sources % width).unsqueeze(-1)
+        return list(zip(sources.unbind(1), coordinates.unbind(1), strict=True))[::-1]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """What ``Ahead`` drew at once for so many calls, what is left of it, and the generators' states before."""
+
+    shape: tuple[int, ...] = ()
+    device: torch.device = torch.device("cpu")
+    before: Sequence[Tensor] = ()
+    calls: int = 0
+    left: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
 
 class Mask(Perturbed):

@@ -65,9 +65,14 @@ def batched(tensor: Tensor) -> bool:
     return not torch.compiler.is_compiling() and torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 
-def transformed() -> bool:
-    """Whether this runs in a compiled graph or inside a transform of torch.func, from which no tensor may be kept."""
-    return torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None
+def passing() -> bool:
+    """Whether tensors made now may not be kept: in a compiled graph, a transform of torch.func, a mode of torch."""
+    return (
+        torch.compiler.is_compiling()
+        or torch.is_inference_mode_enabled()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch._C._len_torch_dispatch_stack() > 0
+    )
 
 
 def readable(tensor: Tensor) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -121,7 +122,7 @@ class HookedCritics(torch.nn.Module):
         finally:
             self.nap.asleep = False
         values = [self._blended(part, heard, links) for part, *heard in zip(own, *answers, strict=True)]
-        self.last = None if batched(values[0]) else (own, values)
+        self.last, engine.last = None if batched(values[0]) else (own, values), None
         return _like(output, values)
 
     def _heard_by(self, i: int, own: Tensor) -> tuple[list[int], Tensor | None]:
@@ -137,16 +138,14 @@ class HookedCritics(torch.nn.Module):
 
     def _adjacent(self, i: int, k: int, states: Tensor) -> Sequence[Tensor]:
         """S# of states ``[B, D]``, drawn once for all twins of critic i."""
-        drawn = self.drawn
-        if drawn.states is not states or drawn.agent != i or k in drawn.asked:
-            near = [near[0, 0] for near in self.reciprocal.engine.space(states[None, None])]
-            if len(self.groups[i]) == 1:
-                return near
-            self.drawn = drawn = _Drawn(i, states, near)
-        drawn.asked.add(k)
-        if len(drawn.asked) == len(self.groups[i]):
-            self.drawn = _Drawn()
-        return drawn.near
+        shared = len(self.groups[i]) > 1 and not torch.compiler.is_compiling()
+        if shared and self.drawn.serves(i, k, states):
+            self.drawn.asked.add(k)
+            return self.drawn.near
+        near = [near[0, 0] for near in self.reciprocal.engine.space(states[None, None])]
+        if shared:
+            self.drawn = _Drawn(i, weakref.ref(states), _version(states), near, {k})
+        return near
 
     def _ask(
         self, j: int, k: int, arguments: Sequence[Any], options: Mapping[str, Any], i: int, own: Sequence[Tensor]
@@ -185,9 +184,22 @@ class _Drawn:
     """The adjacent states of a call, and the twins of that agent that have been asked at them."""
 
     agent: int = -1
-    states: Tensor | None = None
+    states: Callable[[], Tensor | None] = lambda: None
+    version: int = 0
     near: Sequence[Tensor] = ()
     asked: set[int] = field(default_factory=set)
+
+    def serves(self, agent: int, twin: int, states: Tensor) -> bool:
+        """Whether that twin is now asked at the same states, which nobody has written into since."""
+        same = self.states() is states and self.agent == agent and self.version == _version(states)
+        return same and twin not in self.asked
+
+    def __reduce__(self) -> tuple[type[_Drawn], tuple[()]]:
+        return _Drawn, ()  # a copy draws anew
+
+
+def _version(states: Tensor) -> int:
+    return 0 if states.is_inference() else states._version
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ has no such arithmetic it then computes in float32 all the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache, partial
 from typing import Any
 
@@ -32,7 +33,7 @@ def onednn() -> AbstractContextManager[None]:
     For networks that are large: small products are quicker by MKL. ``torch.backends.mkldnn.enabled = False`` leaves all
     of them to MKL.
     """
-    return _allowed() if _wanted() else nullcontext()
+    return _ALLOWED if _wanted() else nullcontext()
 
 
 def quick(layers: LargeLayers) -> AbstractContextManager[None]:
@@ -44,50 +45,58 @@ class LargeLayers(AbstractContextManager[None]):
     """``with quick(LargeLayers(critic)):`` calls of it compute its large linear layers as ``onednn`` would.
 
     Small layers are quicker by MKL. Layers are those which the critic has when this is made; of a critic that is no
-    module, or compiled, none.
+    module, or compiled, none; a layer with a ``forward`` of its own keeps it.
     """
 
     def __init__(self, critic: Callable[..., Any]) -> None:
-        parts = list(critic.modules()) if isinstance(critic, nn.Module) else []
-        compiled = any(hasattr(part, "_orig_mod") or part._compiled_call_impl is not None for part in parts)
-        self.layers = [part for part in parts if type(part) is nn.Linear and is_large(part) and not compiled]
+        self.parts = list(critic.modules()) if isinstance(critic, nn.Module) else []
+        self.layers = [part for part in self.parts if type(part) is nn.Linear and is_large(part)]
+        if any(hasattr(part, "_orig_mod") for part in self.parts):
+            self.layers = []
 
     def __enter__(self) -> None:
-        self.held = self.layers if _wanted() else []
-        before = _precision() if self.held else ""
+        wanted = _wanted() and all(part._compiled_call_impl is None for part in self.parts)
+        self.held = [layer for layer in self.layers if "forward" not in vars(layer)] if wanted else []
         for layer in self.held:
-            layer.__dict__["forward"] = partial(_linear, layer, before)
+            vars(layer)["forward"] = partial(_linear, layer)
 
     def __exit__(self, *_: object) -> None:
         for layer in self.held:
-            layer.__dict__.pop("forward", None)  # another thread may have been here
+            vars(layer).pop("forward", None)  # another thread may have been here
 
 
-def _linear(layer: nn.Linear, before: str, x: Tensor) -> Tensor:
-    _set_precision("bf16")
+def _linear(layer: nn.Linear, input: Tensor) -> Tensor:
+    _ALLOWED.__enter__()
     try:
-        return nn.functional.linear(x, layer.weight, layer.bias)
+        return nn.functional.linear(input, layer.weight, layer.bias)
     finally:
-        _set_precision(before)
+        _ALLOWED.__exit__()
 
 
-@contextmanager
-def _allowed() -> Iterator[None]:
-    before = _precision()
-    _set_precision("bf16")
-    try:
-        yield
-    finally:
-        _set_precision(before)
+class _Allowed(AbstractContextManager[None]):
+    """Where torch may ask oneDNN for float32 products: it does where less than their precision is allowed.
+
+    A setting of the whole process: the last thread that leaves puts it back.
+    """
+
+    def __init__(self) -> None:
+        self.lock, self.inside, self.before = threading.Lock(), 0, ""
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if not self.inside:
+                self.before = _PRODUCTS.fp32_precision
+                _PRODUCTS.fp32_precision = "bf16"
+            self.inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self.lock:
+            self.inside -= 1
+            if not self.inside:
+                _PRODUCTS.fp32_precision = self.before
 
 
-def _precision() -> str:
-    return str(_PRODUCTS.fp32_precision)
-
-
-def _set_precision(precision: str) -> None:
-    """That of products on the CPU: with less than float32's allowed, torch asks oneDNN for them."""
-    _PRODUCTS.fp32_precision = precision
+_ALLOWED = _Allowed()
 
 
 def _wanted() -> bool:
@@ -107,6 +116,7 @@ def _gains() -> bool:
 
 def _exact() -> bool:
     """Whether oneDNN keeps 13 bits of a number, as float32 does and bfloat16 with its 8 does not."""
-    with torch.no_grad(), _allowed():
-        product = torch.ones(64, 256) @ torch.full((256, 256), 1 + 2**-12)
-    return torch.equal(product, torch.full((64, 256), 256 + 2**-4))
+    plain: Any = {"dtype": torch.float32, "device": "cpu"}
+    with torch.no_grad(), torch.autocast("cpu", enabled=False), _ALLOWED:
+        product = torch.ones(64, 256, **plain) @ torch.full((256, 256), 1 + 2**-12, **plain)
+    return torch.equal(product, torch.full((64, 256), 256 + 2**-4, **plain))

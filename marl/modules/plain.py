@@ -25,7 +25,7 @@ class Critics:
         critics: N of them.
         sizes: how critic j reads agent i's state.
         rest: each further argument, G entries.
-        large: the critics' large layers. None: they are asked just as they are.
+        large: the critics' large layers. None: there are none.
     """
 
     def __init__(
@@ -38,11 +38,14 @@ class Critics:
         self.critics, self.sizes, self.rest, self.large = critics, sizes, rest, large
         self.first: tuple[int, Tensor] | None = None  # the critic that answered first, and what
 
-    def ask(self, j: int, i: int, state: Tensor, groups: int) -> Tensor:
-        """Critic j at agent i's state ``[B, D]`` of G: ``[B, *]``; raises ``UserError`` where that fits no other's."""
+    def ask(self, j: int, i: int, state: Tensor, groups: int, own: bool = False) -> Tensor:
+        """Critic j at agent i's state ``[B, D]`` of G: ``[B, *]``; raises ``UserError`` where that fits no other's.
+
+        Its own true state is answered to the bit as the host would have it answered.
+        """
         i, home = i % groups, j % groups
         entries = [entries[i] if i == home else _like(entries[i], entries[home]) for entries in self.rest]
-        with nullcontext() if self.large is None else quick(self.large[j]):
+        with nullcontext() if own or self.large is None else quick(self.large[j]):
             value = self.critics[j](self.sizes.read(state, i, home), *entries)
         if self.first is None:
             check_answer(j, value, state)
@@ -54,7 +57,7 @@ class Critics:
     def own(self, states: Sequence[Tensor]) -> Tensor:
         """Critic j at its own one of G states ``[B, D]``: ``[N, B, *]``."""
         groups = len(states)
-        return torch.stack([self.ask(j, j, states[j % groups], groups) for j in range(len(self.critics))])
+        return torch.stack([self.ask(j, j, states[j % groups], groups, own=True) for j in range(len(self.critics))])
 
     def alone(self, near: Sequence[Sequence[Tensor]], only: Sequence[int]) -> Tensor:
         """Critic ``only[i]`` at the adjacent states of i, S times G of ``[B, D]``: ``[S, N, B, *]``."""

@@ -304,12 +304,13 @@ def _wire_estimate(estimator: ValueEstimatorBase, team: Team, reciprocal: Recipr
     def value_estimate(*args: Any, **kwargs: Any) -> Tensor:
         if not reciprocal.turn():
             return estimate(*args, **kwargs)
-        call = critic.forward
+        call, own = critic.forward, {k: v for k, v in vars(critic).items() if k == "forward"}
         vars(critic)["forward"] = lambda data: team.answer(reciprocal, data, call)
         try:
             return estimate(*args, **kwargs)
         finally:
             del vars(critic)["forward"]
+            vars(critic).update(own)
 
     estimator.value_estimate = value_estimate
 

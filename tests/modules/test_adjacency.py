@@ -2,11 +2,14 @@
 
 import copy
 import itertools
+import sys
+import threading
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses import FakeTensorMode
 
 from marl.modules.adjacency import Exact, Gaussian, Mask, Moments, Nearest, Peer, Resample, level_weights
 from marl.modules.reciprocity import ReciprocityConfig, make_space
@@ -151,8 +154,58 @@ def test_nothing_is_drawn_ahead_from_streams_that_others_share():
 def test_draws_ahead_have_a_bound():
     space = Resample(streams(0), (1,), 1)
     for _ in range(8):
-        next(space(distinct(1, 3, 8192, 1)))  # 24 576 numbers a call: 2 calls are all that stays below 2 ** 16
-    assert space.ahead.sources.shape == (1, 2, 3, 8192)
+        next(space(distinct(1, 2, 4096, 1)))  # 8192 numbers a call: those of 2 calls are 2 ** 14
+        assert space.ahead.pool.calls <= 2
+
+
+def test_a_draw_that_fails_leaves_the_next_as_it_would_be():
+    space, stream, states = Resample(streams(0), (1,), 1), streams(0), distinct(1, 2, 6, 3)
+    for width in (3, 0, 3, 3, 0, 3):
+        if width:
+            assert torch.equal(next(space(states)), one_at_a_time(states, stream))
+        else:
+            with pytest.raises(RuntimeError):
+                next(space(states[..., :0]))
+    assert torch.equal(space.state_dict()["streams"]["generators"], stream.state_dict()["generators"])
+
+
+def test_draws_made_in_inference_mode_or_with_fake_tensors_are_not_kept():
+    space, stream, states = Resample(streams(0), (1,), 1), streams(0), distinct(1, 2, 6, 3)
+    for _ in range(3):
+        with torch.inference_mode():
+            next(space(states))
+            one_at_a_time(states, stream)
+        expected = one_at_a_time(states, stream)
+        near = next(space(states.clone().requires_grad_()))
+        near.sum().backward()
+        assert torch.equal(near.detach(), expected)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        next(space(torch.ones(1, 2, 6, 3)))
+    assert type(next(space(states))) is torch.Tensor
+
+
+def test_threads_that_draw_from_one_space_fail_in_none():
+    """Numbers are drawn by whoever comes first; none is given out twice, and no call finds an empty pool."""
+    space, both = Resample(streams(0), (1,), 1), [distinct(1, 1, 4, 2), distinct(1, 1, 6, 2)]
+    before, faults = sys.getswitchinterval(), []
+
+    def work():
+        try:
+            for turn in range(600):
+                next(space(both[turn % 2]))
+        except Exception as fault:
+            faults.append(fault)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert not faults
 
 
 def test_masked_draws_reach_every_real_coordinate_also_when_they_do_not_come_first():

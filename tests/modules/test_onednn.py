@@ -1,6 +1,8 @@
 """Large layers by oneDNN: the same numbers up to their rounding, only where asked for, and nothing stays changed."""
 
 import copy
+import sys
+import threading
 
 import pytest
 import torch
@@ -44,13 +46,6 @@ def test_the_answer_is_that_of_float32_up_to_rounding_where_it_is_used():
             torch.testing.assert_close(network(STATES), expected, rtol=2e-5, atol=2e-5)
 
 
-def test_where_oneDNN_would_round_it_is_not_used(monkeypatch):
-    monkeypatch.setattr(onednn, "_exact", lambda: False)
-    onednn._gains.cache_clear()
-    assert not onednn._gains()
-    onednn._gains.cache_clear()
-
-
 def test_the_probe_tells_float32_from_bfloat16(monkeypatch):
     assert onednn._exact() or torch.cpu.get_capabilities()["amx_bf16"]
     product = torch.Tensor.__matmul__
@@ -76,6 +71,63 @@ def test_only_large_layers_are_computed_otherwise_and_only_inside(slow_mkl, monk
     assert used == [(4 * 256, before), (256 * 256, "bf16"), (256, before)]
     assert PRECISION.fp32_precision == before
     assert all("forward" not in vars(layer) for layer in network)
+
+
+def test_a_layer_whose_forward_somebody_replaced_keeps_it(slow_mkl):
+    network = critic()
+    network[2].forward = mine = lambda x: torch.full((len(x), 256), 7.0)
+    with quick(LargeLayers(network)):
+        assert vars(network[2])["forward"] is mine
+    assert vars(network[2])["forward"] is mine
+
+
+def test_a_layer_may_be_called_by_keyword(slow_mkl):
+    class Critic(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(256, 256)
+
+        def forward(self, state):
+            return self.layer(input=state)
+
+    state, network = torch.randn(8, 256), Critic()
+    with quick(LargeLayers(network)):
+        answer = network(state)
+    torch.testing.assert_close(answer, network(state), rtol=2e-5, atol=2e-5)
+
+
+def test_a_critic_that_is_compiled_later_is_left_alone_from_then_on(slow_mkl):
+    network = critic()
+    layers = LargeLayers(network)
+    network.compile(backend="eager")
+    with quick(layers):
+        assert "forward" not in vars(network[2])
+
+
+def test_threads_put_the_setting_back_as_the_first_found_it(slow_mkl):
+    before, switch = PRECISION.fp32_precision, sys.getswitchinterval()
+
+    def work():
+        network = critic()
+        for _ in range(100):
+            with quick(LargeLayers(network)), torch.no_grad():
+                network(STATES)
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    sys.setswitchinterval(1e-6)
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    sys.setswitchinterval(switch)
+    assert PRECISION.fp32_precision == before
+
+
+def test_nobodys_own_value_changes_a_bit_where_nobody_is_heard(slow_mkl):
+    """Agent 0 hears nobody: what it gets is what its critic answers, computed as the host would."""
+    critics, weights = [critic(), critic()], torch.tensor([[0.0, 0.0], [1.0, 0.0]])
+    states = [STATES, STATES + 1]
+    assert torch.equal(ReciprocalCritics(critics, 0.5, weights)(states)[0], critics[0](STATES))
 
 
 def test_nothing_stays_changed_after_an_error(slow_mkl):
@@ -111,8 +163,13 @@ def test_with_kappa_0_critics_are_asked_as_they_are(slow_mkl, wrap):
 
 @pytest.mark.parametrize("wrap", [HookedCritics, ReciprocalCritics])
 def test_those_who_are_heard_are_asked_quickly_and_a_copy_asks_its_own(slow_mkl, monkeypatch, wrap):
-    entered = []
-    monkeypatch.setattr(LargeLayers, "__enter__", lambda self: entered.extend(self.layers) or setattr(self, "held", []))
+    entered, enter = [], LargeLayers.__enter__
+
+    def watched(self):
+        enter(self)
+        entered.extend(self.held)
+
+    monkeypatch.setattr(LargeLayers, "__enter__", watched)
     wrapper = copy.deepcopy(wrap([critic(), critic()], kappa=0.5))
     ask = (lambda: wrapper.critics[0](STATES)) if wrap is HookedCritics else (lambda: wrapper([STATES, STATES]))
     ask()
