@@ -153,12 +153,14 @@ class ReciprocalCritics(torch.nn.Module):
         """
         for name, given in (("states", states), *((f"argument {k}", entries) for k, entries in enumerate(rest, 1))):
             refuse_array(name, given)
-        views, others = list(states), [list(entries) for entries in rest]
+        joined = states.clone() if isinstance(states, Tensor) else None  # a copy: critics may write into it
+        views, others = list(states if joined is None else joined), [list(entries) for entries in rest]
         self._check(views, others)
+        if joined is None:
+            width = max(state.shape[-1] for state in views)
+            joined = torch.stack([fitted(state, width) for state in views])
+            views = list(joined)
         blends = self.reciprocal.turn()
-        width = max(state.shape[-1] for state in views)
-        joined = torch.stack([fitted(state, width) for state in views])  # a copy: critics may write into it
-        views = list(joined)
         engine = self.reciprocal.engine
         critics = Critics(self.critics, self.sizes, others, self.large)
         if not blends:
