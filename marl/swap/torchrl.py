@@ -211,7 +211,7 @@ class Hearers:
 
     Attributes:
         who: ``[L, N]``: the agents that hear critic j, itself where they are fewer than L; None: each its own, L = 1.
-        row, first: ``[N]``: the first critic that agent i hears, and in which of the calls; 0 where it hears none.
+        row, first: ``[N]``: in which of the calls agent i hears a critic first, and which; 0 where it hears none.
     """
 
     who: Tensor | None
@@ -304,13 +304,14 @@ def _wire_estimate(estimator: ValueEstimatorBase, team: Team, reciprocal: Recipr
     def value_estimate(*args: Any, **kwargs: Any) -> Tensor:
         if not reciprocal.turn():
             return estimate(*args, **kwargs)
-        call, own = critic.forward, {k: v for k, v in vars(critic).items() if k == "forward"}
+        call, own = critic.forward, vars(critic).get("forward")
         vars(critic)["forward"] = lambda data: team.answer(reciprocal, data, call)
         try:
             return estimate(*args, **kwargs)
         finally:
             del vars(critic)["forward"]
-            vars(critic).update(own)
+            if own is not None:  # somebody had replaced it before
+                vars(critic)["forward"] = own
 
     estimator.value_estimate = value_estimate
 
