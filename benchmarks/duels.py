@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -13,7 +14,10 @@ from benchmarks.pair import ForeignSide, Missing, Setup, Side, alone, compare
 
 
 class Row(NamedTuple):
-    """One line of the report; ``ours``, ``rival``, ``ratio`` and ``holds`` are None where there is no answer."""
+    """One line of the report; ``ours``, ``rival``, ``ratio`` and ``holds`` are None where there is no answer.
+
+    ``ratios`` are those of each pair of processes.
+    """
 
     name: str
     ours: float | None
@@ -22,6 +26,7 @@ class Row(NamedTuple):
     ratio: float | None
     goal: str
     holds: bool | None
+    ratios: tuple[float, ...] = ()
 
 
 class Duel(NamedTuple):
@@ -44,23 +49,30 @@ class Duel(NamedTuple):
     both: bool = False
 
 
-def duel(name: str, terms: Duel, rounds: int, seconds: float, threads: int) -> Row:
-    """Run one comparison."""
+def duel(name: str, terms: Duel, rounds: int, seconds: float, threads: int, pairs: int = 1) -> Row:
+    """Run one comparison, with so many pairs of processes one after the other, and report their medians."""
     answer = Row(name, None, None, unit(terms), None, goal(terms), None)
+    found = []
     try:
-        with living(terms.ours, terms.venv if terms.both else None, threads) as our_side:
-            try:
-                with living(terms.rival, terms.venv, threads) as rival_side:
-                    pair = compare(our_side, rival_side, rounds, seconds)
-            except Missing as missing:
-                print(f"{name}: {missing} is not installed: make bench", file=sys.stderr)
-                return answer._replace(ours=shown(alone(our_side, rounds, seconds), terms.cost))
+        for _ in range(pairs):
+            with living(terms.ours, terms.venv if terms.both else None, threads) as our_side:
+                try:
+                    with living(terms.rival, terms.venv, threads) as rival_side:
+                        found.append(compare(our_side, rival_side, rounds, seconds))
+                except Missing as missing:
+                    print(f"{name}: {missing} is not installed: make bench", file=sys.stderr)
+                    return answer._replace(ours=shown(alone(our_side, rounds, seconds), terms.cost))
     except Missing as missing:
         print(f"{name}: {missing} is not installed: make bench", file=sys.stderr)
         return answer
-    ratio = 1 / pair.ratio if terms.cost else pair.ratio
+    ratios = tuple(1 / pair.ratio if terms.cost else pair.ratio for pair in found)
+    ratio = statistics.median(ratios)
     return answer._replace(
-        ours=shown(pair.ours, terms.cost), rival=shown(pair.rival, terms.cost), ratio=ratio, holds=holds(terms, ratio)
+        ours=shown(statistics.median(pair.ours for pair in found), terms.cost),
+        rival=shown(statistics.median(pair.rival for pair in found), terms.cost),
+        ratio=ratio,
+        holds=holds(terms, ratio),
+        ratios=ratios,
     )
 
 
@@ -98,7 +110,8 @@ def table(rows: list[Row]) -> str:
     words = {True: "holds", False: "missed", None: "reported"}
     lines = ["| what | ours | rival | unit | ratio | goal | |", "|---|---:|---:|---|---:|---|---|"]
     for row in rows:
-        cells = [row.name, number(row.ours), number(row.rival), row.unit, number(row.ratio), row.goal]
+        span = f" ({number(min(row.ratios))} to {number(max(row.ratios))})" if len(row.ratios) > 1 else ""
+        cells = [row.name, number(row.ours), number(row.rival), row.unit, number(row.ratio) + span, row.goal]
         cells.append("not installed" if row.holds is None and row.ratio is None else words[row.holds])
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -116,9 +129,12 @@ def main(about: str, duels: Mapping[str, Duel], measures: Mapping[str, Callable[
     parser.add_argument("--json", action="store_true", help="print a list of rows as JSON instead of a table")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="only rows whose name contains one of these words")
     parser.add_argument("--rounds", type=int, default=7, help="turns of each side (default 7)")
+    parser.add_argument("--pairs", type=int, default=1, help="pairs of processes for each row (default 1)")
     parser.add_argument("--seconds", type=float, default=1.0, help="length of a turn (default 1)")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch on either side (default 1)")
     arguments = parser.parse_args()
+    if min(arguments.rounds, arguments.pairs) < 1:
+        parser.error(f"--rounds, --pairs: expected 1 or more, got {arguments.rounds}, {arguments.pairs}")
     names = [*duels, *measures]
     chosen = [name for name in names if not arguments.only or any(word in name for word in arguments.only)]
     if not chosen:
@@ -127,7 +143,8 @@ def main(about: str, duels: Mapping[str, Duel], measures: Mapping[str, Callable[
     for name in chosen:
         print(f"{name} ...", file=sys.stderr)
         if name in duels:
-            rows.append(duel(name, duels[name], arguments.rounds, arguments.seconds, arguments.threads))
+            told = (arguments.rounds, arguments.seconds, arguments.threads, arguments.pairs)
+            rows.append(duel(name, duels[name], *told))
         else:
             rows.append(measures[name]())
     print(json.dumps([row._asdict() for row in rows], indent=1) if arguments.json else table(rows))

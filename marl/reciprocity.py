@@ -151,15 +151,14 @@ class ReciprocalCritics(torch.nn.Module):
         Raises ``UserError`` if the number of states or entries does not fit the critics, if sizes, batches or devices
         differ, and if critics answer in different shapes.
         """
-        for name, given in (("states", states), *((f"argument {k}", entries) for k, entries in enumerate(rest, 1))):
-            refuse_array(name, given)
         joined = states.clone() if isinstance(states, Tensor) else None  # a copy: critics may write into it
-        views, others = list(states if joined is None else joined), [list(entries) for entries in rest]
+        views = _each("states", states if joined is None else joined)
+        others = [_each(f"argument {k}", entries) for k, entries in enumerate(rest, 1)]
         self._check(views, others)
         if joined is None:
             width = max(state.shape[-1] for state in views)
             joined = torch.stack([fitted(state, width) for state in views])
-            views = list(joined)
+            views = _each("states", joined)
         blends = self.reciprocal.turn()
         engine = self.reciprocal.engine
         critics = Critics(self.critics, self.sizes, others, self.large)
@@ -169,7 +168,7 @@ class ReciprocalCritics(torch.nn.Module):
         own = critics.own(views)
         if engine.space.views:  # each at its own state of the moment, which is what it has just been asked
             return self.reciprocal.combined(own, own[None, None], weights)
-        near = [list(adjacent[0]) for adjacent in engine.space(joined.unsqueeze(0))]
+        near = [_each("states", adjacent.squeeze(0)) for adjacent in engine.space(joined.unsqueeze(0))]
         only = sole(engine.graph)
         if only is not None and len(set(only)) == len(only):
             return self.reciprocal.combined(own, critics.alone(near, only), None)
@@ -210,3 +209,15 @@ class ReciprocalCritics(torch.nn.Module):
     def gap(self) -> Tensor | None:
         """``[N]``: mean |Z* - Z| of the last call; None if it blended nothing, or ran inside a vmap."""
         return self.reciprocal.gap
+
+
+def _each(name: str, entries: Any) -> list[Any]:
+    """One entry for each agent; raises ``UserError`` for what holds none."""
+    refuse_array(name, entries)
+    if isinstance(entries, Tensor) and entries.dim():
+        return list(entries.unbind())
+    try:
+        return list(entries)
+    except TypeError as error:
+        what = "a tensor of shape []" if isinstance(entries, Tensor) else type(entries).__name__
+        raise UserError(f"{name}: expected one for each agent, got {what}") from error

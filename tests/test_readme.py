@@ -23,9 +23,13 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def commands(page: Path, program: str) -> list[list[str]]:
-    """The command lines of shell blocks that start that program, comments cut off and continued lines joined."""
+    """The command lines of shell blocks that start that program, comments cut off and continued lines joined.
+
+    ``taskset -c CPUS`` before it only says where it runs.
+    """
     lines = [line for block in blocks(page, "(?:bash|sh|console)") for line in block.replace("\\\n", " ").splitlines()]
     words = [shlex.split(line, comments=True) for line in lines]
+    words = [line[3:] if line[:2] == ["taskset", "-c"] else line for line in words]
     found = [line[1:] for line in words if line and line[0] == program]
     return [line for line in found if not any(word in line for word in NEVER_RUN)]
 

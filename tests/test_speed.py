@@ -70,11 +70,22 @@ def test_a_row_compares_its_ratio_with_its_goal(monkeypatch, cost, goal, holds):
     assert row.holds is holds
 
 
+def test_a_row_of_several_pairs_of_processes_reports_their_medians_and_their_span(monkeypatch):
+    """After one turn to warm up each pair has one: 6 / 2 = 3, 9 / .6 = 15 and 8 / 1 = 8, the middle one."""
+    ours = (sleeper, {"rates": iter([1.0, 6.0, 1.0, 9.0, 1.0, 8.0])})
+    rival = (sleeper, {"rates": iter([1.0, 2.0, 1.0, 0.6, 1.0, 1.0])})
+    monkeypatch.setattr(duels, "Side", Scripted)
+    row = duels.duel("planted", Duel(ours, rival, "naps", 7), rounds=1, seconds=0, threads=1, pairs=3)
+    assert (row.ours, row.rival, row.ratio, row.holds) == (8.0, 1.0, 8.0, True)
+    assert row.ratios == pytest.approx((3.0, 15.0, 8.0))
+    assert "| 8 (3 to 15) |" in duels.table([row])
+
+
 def test_a_rival_that_is_not_installed_leaves_the_row_open(monkeypatch, capsys):
     monkeypatch.setattr(duels, "Side", Scripted)
     terms = Duel((sleeper, {"rates": iter([5.0, 7.0])}), (absent, {"missing": True}), "naps", 1)
     row = duels.duel("planted", terms, rounds=1, seconds=0, threads=1)
-    assert row == ("planted", 7.0, None, "naps per second", None, "ratio >= 1", None)
+    assert row == ("planted", 7.0, None, "naps per second", None, "ratio >= 1", None, ())
     assert "some_package is not installed" in capsys.readouterr().err
 
 
@@ -129,7 +140,7 @@ def test_our_own_side_that_is_not_installed_leaves_the_row_open(monkeypatch, cap
     """Our QMIX row steps smax, which needs JaxMARL as the rival does."""
     terms = Duel((absent, {}), (sleeper, {}), "naps", 1)
     row = duels.duel("planted", terms, rounds=1, seconds=0, threads=1)
-    assert row == ("planted", None, None, "naps per second", None, "ratio >= 1", None)
+    assert row == ("planted", None, None, "naps per second", None, "ratio >= 1", None, ())
     assert "no_such_package_at_all is not installed" in capsys.readouterr().err
 
 

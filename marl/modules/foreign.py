@@ -124,7 +124,8 @@ class Reciprocal(torch.nn.Module):
         require_tensor("states", states)
         if states.dim() == 0 or len(states) not in (self.agents, 1):
             raise UserError(f"states: expected shape [{self.agents}, B, D] or [1, B, D], got {list(states.shape)}")
-        check_state("states[0]", states[0], self.engine.space)
+        if states.dim() != 3:
+            check_state("states[0]", states[0], self.engine.space)
         near = list(self.engine.space(states.unsqueeze(0)))
         fresh = isinstance(self.engine.space, Perturbed)  # others may hand out the host's own states
         return near[0] if fresh and len(near) == 1 else torch.cat(near)
@@ -164,9 +165,11 @@ class Reciprocal(torch.nn.Module):
         """
         engine = self.engine
         shares = engine.shares
-        average = heard[0] if len(shares) == 1 else heard[0] * shares[0]
-        for share, values in zip(shares[1:], heard[1:], strict=True):
-            average = average.add(values, alpha=share)
+        average = heard[0]
+        if len(shares) > 1:
+            average = average * shares[0]
+            for share, values in zip(shares[1:], heard[1:], strict=True):
+                average = average.add(values, alpha=share)
         if weights is None:
             kappa = engine.kappa.to(own).view(()) if callable(self._kappa) else self._kappa
             value = torch.lerp(own, average.to(own.dtype), kappa)

@@ -13,9 +13,9 @@ from torch import Tensor
 from marl.modules.adjacency import AdjacencySpace
 from marl.modules.foreign import Kappa, Links, Reciprocal
 from marl.modules.graph import listeners, sole
-from marl.modules.guards import batched
 from marl.modules.onednn import LargeLayers, quick
 from marl.modules.plain import check_alike, check_answer, check_state
+from marl.modules.reciprocity import Reciprocity
 from marl.types import UserError
 
 
@@ -70,8 +70,7 @@ class HookedCritics(torch.nn.Module):
                 "expected resample, mask, gaussian, knn or exact"
             )
         self.large = [[LargeLayers(critic) for critic in twins] for twins in self.groups]
-        self.nap, self.drawn = _Nap(), _Drawn()
-        self.last: tuple[Sequence[Tensor], Sequence[Tensor]] | None = None  # Z and Z*, part by part
+        self.now = _Now()
         self.handles = [
             critic.register_forward_hook(_Hook(self, i, k), with_kwargs=True)
             for i, twins in enumerate(self.groups)
@@ -95,39 +94,40 @@ class HookedCritics(torch.nn.Module):
     @property
     def gap(self) -> Tensor | None:
         """``[1]``: mean |Z* - Z| of the last call, whichever critic's it was; None if it blended nothing."""
-        if self.last is None:
+        if self.now.last is None:
             return None
-        return torch.stack([(value - own).abs().mean() for own, value in zip(*self.last, strict=True)]).mean().view(1)
+        parts = zip(*self.now.last, strict=True)
+        return torch.stack([(value - own).abs().mean() for own, value in parts]).mean().view(1)
 
     @torch.no_grad()
     def answer(self, i: int, k: int, output: Any, arguments: Sequence[Any], options: Mapping[str, Any]) -> Any:
         """What twin k of critic i answers instead of ``output`` to that call; None: the same."""
-        self.last = None
-        if not self.reciprocal.turn():
+        now, reciprocal = self.now, self.reciprocal
+        now.last, engine = None, reciprocal.engine
+        if not reciprocal.turn():
             return None
-        engine = self.reciprocal.engine
         if not arguments:
             raise UserError(f"critic {i}: expected the states as its first positional argument, got none")
         states, *rest = arguments
         check_state(f"states of critic {i}", states, engine.space)
         own = [part.detach() if part.requires_grad else part for part in _parts(i, output)]
         check_answer(i, own[0], states)
-        who, links = self._heard_by(i, own[0])
+        who, links = self._heard_by(i, own[0], engine)
         if not who:
             return _like(output, own)
-        adjacent = self._adjacent(i, k, states)
-        self.nap.asleep = True
+        adjacent = self._adjacent(i, k, states, engine.space)
+        now.asleep = True
         try:
             answers = [self._ask(j, k, (near, *rest), options, i, own) for near in adjacent for j in who]
         finally:
-            self.nap.asleep = False
-        values = [self._blended(part, heard, links) for part, *heard in zip(own, *answers, strict=True)]
-        self.last, engine.last = None if batched(values[0]) else (own, values), None
+            now.asleep = False
+        values = [_blended(reciprocal, part, heard, links) for part, *heard in zip(own, *answers, strict=True)]
+        now.last, engine.last = None if engine.last is None else (own, values), None
         return _like(output, values)
 
-    def _heard_by(self, i: int, own: Tensor) -> tuple[list[int], Tensor | None]:
+    def _heard_by(self, i: int, own: Tensor, engine: Reciprocity) -> tuple[list[int], Tensor | None]:
         """Whom critic i hears, and with what weights ``[1, 1, J]``; None: with weight 1, as one alone is."""
-        engine, n = self.reciprocal.engine, len(self.critics)
+        n = len(self.critics)
         only = None if engine.foreign else sole(engine.graph)
         if only is not None:
             return [only[i]], None
@@ -136,15 +136,15 @@ class HookedCritics(torch.nn.Module):
         who = [j for j in range(n) if listens is None or listens[i][j]]
         return who, None if len(who) == 1 else weights[:, i : i + 1, who]
 
-    def _adjacent(self, i: int, k: int, states: Tensor) -> Sequence[Tensor]:
+    def _adjacent(self, i: int, k: int, states: Tensor, space: AdjacencySpace) -> Sequence[Tensor]:
         """S# of states ``[B, D]``, drawn once for all twins of critic i."""
         shared = len(self.groups[i]) > 1 and not torch.compiler.is_compiling()
-        if shared and self.drawn.serves(i, k, states):
-            self.drawn.asked.add(k)
-            return self.drawn.near
-        near = [near[0, 0] for near in self.reciprocal.engine.space(states[None, None])]
+        if shared and self.now.drawn.serves(i, k, states):
+            self.now.drawn.asked.add(k)
+            return self.now.drawn.near
+        near = [near.squeeze((0, 1)) for near in space(states.unsqueeze(0).unsqueeze(0))]
         if shared:
-            self.drawn = _Drawn(i, weakref.ref(states), _version(states), near, {k})
+            self.now.drawn = _Drawn(i, weakref.ref(states), _version(states), near, {k})
         return near
 
     def _ask(
@@ -163,20 +163,6 @@ class HookedCritics(torch.nn.Module):
         for part, model in zip(parts, own, strict=True):
             check_alike(j, part, i, model)
         return parts
-
-    def _blended(self, own: Tensor, heard: Sequence[Tensor], links: Tensor | None) -> Tensor:
-        """Z* ``[B, *]``, from what those whom the critic hears answered at the first adjacent state, the next, ..."""
-        if links is None:
-            return self.reciprocal.combined(own, heard, None)
-        average = torch.stack(list(heard)).unflatten(0, (-1, 1, links.shape[-1]))
-        return self.reciprocal.combined(own.unsqueeze(0), average, links).squeeze(0)
-
-
-@dataclass
-class _Nap:
-    """Whether hooks let answers pass."""
-
-    asleep: bool = False
 
 
 @dataclass
@@ -202,6 +188,20 @@ def _version(states: Tensor) -> int:
     return 0 if states.is_inference() else states._version
 
 
+@dataclass
+class _Now:
+    """What calls leave for those after them, apart from the module, which is slow to write to.
+
+    Attributes:
+        asleep: hooks let answers pass.
+        last: Z and Z* of the last call, part by part.
+    """
+
+    asleep: bool = False
+    last: tuple[Sequence[Tensor], Sequence[Tensor]] | None = None
+    drawn: _Drawn = field(default_factory=_Drawn)
+
+
 @dataclass(frozen=True)
 class _Hook:
     """What sits on twin ``twin`` of critic ``index``."""
@@ -211,7 +211,7 @@ class _Hook:
     twin: int
 
     def __call__(self, _: torch.nn.Module, arguments: tuple[Any, ...], options: dict[str, Any], output: Any) -> Any:
-        return None if self.owner.nap.asleep else self.owner.answer(self.index, self.twin, output, arguments, options)
+        return None if self.owner.now.asleep else self.owner.answer(self.index, self.twin, output, arguments, options)
 
 
 def _grouped(critics: Sequence[Any]) -> list[tuple[torch.nn.Module, ...]]:
@@ -234,6 +234,14 @@ def _grouped(critics: Sequence[Any]) -> list[tuple[torch.nn.Module, ...]]:
                 raise UserError(f"{name} is hooked already; expected remove() of those HookedCritics first")
             names[id(critic)] = name
     return groups
+
+
+def _blended(reciprocal: Reciprocal, own: Tensor, heard: Sequence[Tensor], links: Tensor | None) -> Tensor:
+    """Z* ``[B, *]``, from what those whom the critic hears answered at the first adjacent state, the next, ..."""
+    if links is None:
+        return reciprocal.combined(own, heard, None)
+    average = torch.stack(list(heard)).unflatten(0, (-1, 1, links.shape[-1]))
+    return reciprocal.combined(own.unsqueeze(0), average, links).squeeze(0)
 
 
 def _parts(j: int, output: Any) -> Sequence[Tensor]:

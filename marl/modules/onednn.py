@@ -37,8 +37,8 @@ def onednn() -> AbstractContextManager[None]:
 
 
 def quick(layers: LargeLayers) -> AbstractContextManager[None]:
-    """``layers``, or nothing where there are none or a graph is being compiled."""
-    return layers if layers.layers and not torch.compiler.is_compiling() else nullcontext()
+    """``layers``, or nothing where there are none or oneDNN is not wanted."""
+    return layers if layers.layers and _wanted() else nullcontext()
 
 
 class LargeLayers(AbstractContextManager[None]):
@@ -55,8 +55,8 @@ class LargeLayers(AbstractContextManager[None]):
             self.layers = []
 
     def __enter__(self) -> None:
-        wanted = _wanted() and all(part._compiled_call_impl is None for part in self.parts)
-        self.held = [layer for layer in self.layers if "forward" not in vars(layer)] if wanted else []
+        compiled = any(part._compiled_call_impl is not None for part in self.parts)
+        self.held = [] if compiled else [layer for layer in self.layers if "forward" not in vars(layer)]
         for layer in self.held:
             vars(layer)["forward"] = partial(_linear, layer)
 

@@ -136,7 +136,7 @@ class Team:
         asked = {}
         for key, entry in entries.items():
             more = near[key] if key in near else who.of(entry).transpose(0, 1).expand(levels, calls, *entry.shape)
-            asked[key] = torch.cat([entry, more.flatten(0, 2)])
+            asked[key] = torch.cat([entry.unsqueeze(0), more.flatten(0, 1)]).flatten(0, 1)
         with onednn() if self.large else nullcontext():
             out = call(TensorDict(asked, [count + levels * calls * count]))
         values = self._values(out, count, n)
@@ -211,12 +211,12 @@ class Hearers:
 
     Attributes:
         who: ``[L, N]``: the agents that hear critic j, itself where they are fewer than L; None: each its own, L = 1.
-        row, first: ``[N]``: in which of the calls agent i hears a critic first, and which; 0 where it hears none.
+        place: ``[N]``: where among L N answers that of the first critic stands which agent i hears; 0 where it hears
+            none. None: each hears its own.
     """
 
     who: Tensor | None
-    row: Tensor
-    first: Tensor
+    place: Tensor | None
 
     def of(self, agents: Tensor) -> Tensor:
         """What belongs to agents, ``[A, N, *]``, as the critics read it: ``[A, L, N, *]``."""
@@ -227,11 +227,11 @@ class Hearers:
     def alone(self, answers: Tensor) -> Tensor:
         """``[S, L, N_j, R, C]`` -> ``[S, N_i, R, C]``, from the one whom each agent hears."""
         flat = answers.flatten(1, 2)
-        return flat.index_select(1, self.row * answers.shape[2] + self.first)
+        return flat if self.place is None else flat.index_select(1, self.place)
 
     def placed(self, answers: Tensor) -> Tensor:
         """``[S, L, N_j, R, C]`` -> ``[S, N_i, N_j, R, C]``, 0 where i does not hear j."""
-        agents = torch.arange(len(self.row))
+        agents = torch.arange(answers.shape[2])
         heard = answers.new_zeros(len(answers), len(agents), *answers.shape[2:])
         heard[:, agents.unsqueeze(0) if self.who is None else self.who, agents] = answers
         return heard
@@ -244,9 +244,11 @@ def _hearers(listens: tuple[tuple[bool, ...], ...] | None, agents: int, joint: b
     most = max(1, *map(len, heard_by))
     who = torch.tensor([column + [j] * (most - len(column)) for j, column in enumerate(heard_by)]).T
     first = [next((j for j in range(agents) if i in heard_by[j]), 0) for i in range(agents)]
-    row = [heard_by[j].index(i) if i in heard_by[j] and not joint else 0 for i, j in enumerate(first)]
-    own = joint or torch.equal(who, torch.arange(agents).unsqueeze(0))
-    return Hearers(None if own else who, torch.tensor(row), torch.tensor(first))
+    call = [heard_by[j].index(i) if i in heard_by[j] and not joint else 0 for i, j in enumerate(first)]
+    place = torch.tensor([row * agents + j for row, j in zip(call, first, strict=True)])
+    own = torch.arange(agents)
+    alike = joint or torch.equal(who, own.unsqueeze(0))
+    return Hearers(None if alike else who, None if torch.equal(place, own) else place)
 
 
 @contextmanager
