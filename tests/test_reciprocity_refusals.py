@@ -139,7 +139,10 @@ CASES = {
     ),
     "nobody": (lambda: ReciprocalCritics([]), "graph: expected one critic or more, got 0"),
     # nothing for each agent
-    "wrapper, one number": (lambda: wrapped()(torch.tensor(1.0)), "states: expected one for each agent, got a tensor"),
+    "wrapper, one number": (
+        lambda: wrapped()(torch.tensor(1.0)),
+        "states: expected one for each agent, got a tensor of shape []",
+    ),
     "wrapper, one action": (lambda: wrapped()(STATES, 5), "argument 1: expected one for each agent, got int"),
     # rows that do not sum to one
     "wrapper, row": (lambda: wrapped(graph=SHORT), f"graph: {ROW}"),
