@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -45,8 +44,12 @@ class Critics:
         """
         i, home = i % groups, j % groups
         entries = [entries[i] if i == home else _like(entries[i], entries[home]) for entries in self.rest]
-        with nullcontext() if own or self.large is None else quick(self.large[j]):
-            value = self.critics[j](self.sizes.read(state, i, home), *entries)
+        state = self.sizes.read(state, i, home)
+        if own or self.large is None:
+            value = self.critics[j](state, *entries)
+        else:
+            with quick(self.large[j]):
+                value = self.critics[j](state, *entries)
         if self.first is None:
             check_answer(j, value, state)
             self.first = j, value

@@ -83,8 +83,9 @@ class Team:
         value: the key of its values, ``[R, N, C]``.
         arguments: what it reads that is no part of a state: critic j at agent i's state reads agent i's entry as it is.
         heard: the key of what is heard of the critics at adjacent states. None: their values.
-        pick: ``(heard [S, L, N, R, A], answers, who)``: that of what is heard which counts, ``[S, L, N, R, C]``, by the
-            answers at the R true states, the first ``[R, N, *]`` of each. None: all.
+        pick: ``(heard [S, *, R, A], answers, arranged)``: that of what is heard which counts, ``[S, *, R, C]``, by what
+            the hearing agents answer at the R true states; ``arranged`` brings such ``[R, N, *]`` into the order of
+            what is heard. None: all counts.
         read: which of the critic's other answers are read after it. None: any may be.
         large: its products are large; None: not known until the first blend, when its parameters are at hand.
         joint: some critic reads the inputs of others, so all are asked at one adjacent state of everybody. None: not
@@ -95,7 +96,7 @@ class Team:
     value: Key
     arguments: frozenset[Key] = frozenset()
     heard: Key | None = None
-    pick: Callable[[Tensor, TensorDictBase, Hearers], Tensor] | None = None
+    pick: Callable[[Tensor, TensorDictBase, Callable[[Tensor], Tensor]], Tensor] | None = None
     read: frozenset[Key] | None = None
     joint: bool | None = None
     large: bool | None = None
@@ -141,12 +142,14 @@ class Team:
             out = call(TensorDict(asked, [count + levels * calls * count]))
         values = self._values(out, count, n)
         heard = out.get(self.heard or self.value)[count:].unflatten(0, (levels, calls, count)).transpose(2, 3)
+        alone = sole(engine.graph) is not None
+        if alone:
+            heard = who.alone(heard)
         if self.pick is not None:
-            heard = self.pick(heard, out, who)
-        if sole(engine.graph) is not None:
-            return reciprocal.combined(values, who.alone(heard), None).transpose(0, 1), out
-        heard = heard if self.joint else who.placed(heard)
-        return reciprocal.combined(values, heard, weights).transpose(0, 1), out
+            heard = self.pick(heard, out, _agents_first if alone else who.hearing)
+        if not (alone or self.joint):
+            heard = who.placed(heard)
+        return reciprocal.combined(values, heard, None if alone else weights).transpose(0, 1), out
 
     def _reads_others(self, entries: Mapping[Key, Tensor], agents: int, call: Call) -> bool | None:
         """Whether some critic's value changes with another agent's input; None: not every one even with its own.
@@ -211,11 +214,13 @@ class Hearers:
 
     Attributes:
         who: ``[L, N]``: the agents that hear critic j, itself where they are fewer than L; None: each its own, L = 1.
+        joint: everybody hears all critics at one state, L = 1.
         place: ``[N]``: where among L N answers that of the first critic stands which agent i hears; 0 where it hears
             none. None: each hears its own.
     """
 
     who: Tensor | None
+    joint: bool
     place: Tensor | None
 
     def of(self, agents: Tensor) -> Tensor:
@@ -223,6 +228,10 @@ class Hearers:
         if self.who is None:
             return agents.unsqueeze(1)
         return agents.index_select(1, self.who.flatten()).unflatten(1, self.who.shape)
+
+    def hearing(self, agents: Tensor) -> Tensor:
+        """Agents' ``[R, N, *]`` where they hear: ``[L, N_j, R, *]``, of joint critics ``[N_i, 1, R, *]``."""
+        return agents.transpose(0, 1).unsqueeze(1) if self.joint else self.of(agents).movedim(0, 2)
 
     def alone(self, answers: Tensor) -> Tensor:
         """``[S, L, N_j, R, C]`` -> ``[S, N_i, R, C]``, from the one whom each agent hears."""
@@ -248,7 +257,11 @@ def _hearers(listens: tuple[tuple[bool, ...], ...] | None, agents: int, joint: b
     place = torch.tensor([row * agents + j for row, j in zip(call, first, strict=True)])
     own = torch.arange(agents)
     alike = joint or torch.equal(who, own.unsqueeze(0))
-    return Hearers(None if alike else who, None if torch.equal(place, own) else place)
+    return Hearers(None if alike else who, joint, None if torch.equal(place, own) else place)
+
+
+def _agents_first(agents: Tensor) -> Tensor:
+    return agents.transpose(0, 1)
 
 
 @contextmanager
@@ -272,15 +285,16 @@ def _mark(estimator: ValueEstimatorBase) -> None:
     estimator.blends = True
 
 
-def _best_by_own(loss: QMixerLoss) -> Callable[[Tensor, TensorDictBase, Hearers], Tensor]:
+def _best_by_own(loss: QMixerLoss) -> Callable[[Tensor, TensorDictBase, Callable[[Tensor], Tensor]], Tensor]:
     """Neighbours are asked what the action is worth that agent i's own network finds best at its true state."""
 
-    def pick(heard: Tensor, answers: TensorDictBase, who: Hearers) -> Tensor:
-        best = who.of(answers.get(loss.tensor_keys.action)[: heard.shape[3]]).movedim(0, 2)  # [L, N, R, *]
+    def pick(heard: Tensor, answers: TensorDictBase, arranged: Callable[[Tensor], Tensor]) -> Tensor:
+        best = arranged(answers.get(loss.tensor_keys.action)[: heard.shape[-2]])
         if loss.action_space != "categorical":
             return (heard * best).sum(-1, keepdim=True)
         best = best if best.dim() == heard.dim() - 1 else best.unsqueeze(-1)
-        return heard.gather(-1, best.expand(*heard.shape[:-1], 1))
+        lead = torch.broadcast_shapes(heard.shape[:-1], best.shape[:-1])
+        return heard.expand(*lead, -1).gather(-1, best.expand(*lead, 1))
 
     return pick
 

@@ -10,6 +10,7 @@ from tensordict.nn import TensorDictModule
 from torchrl.modules import MultiAgentMLP
 from torchrl.objectives import (
     DDPGLoss,
+    QMixerLoss,
     SoftUpdate,
     TD3Loss,
     ValueEstimators,
@@ -87,6 +88,7 @@ CRITICS = {  # and whether they are joint
     "attentive": (Attentive, True),
 }
 OBSERVATION, ACTION = ("agents", "observation"), ("agents", "action")
+COMPLETE, NEXT = (1 - torch.eye(N)) / (N - 1), torch.eye(N).roll(1, 1)
 
 
 def ddpg_of(net):
@@ -183,6 +185,40 @@ def test_finding_out_whether_critics_are_joint_leaves_no_trace():
     assert net.calls == plain.calls + 2  # twice at the first blend, and never again
     assert torch.equal(first[0], second[0]) and first[1] * 2 == second[1]
     assert all(part.training for part in loss.value_network.modules())
+
+
+@pytest.mark.parametrize("space", ["categorical", "one_hot"])
+@pytest.mark.parametrize("graph", [NEXT, COMPLETE, lambda: NEXT], ids=["one", "all", "changing"])
+@pytest.mark.parametrize("centralized", [False, True])
+def test_a_team_hears_what_others_think_of_an_agents_own_best_action(centralized, graph, space):
+    """The usual bug: of a joint network agent j's answer to its own best action."""
+    from torchrl.modules import QMixer, QValueModule, SafeSequential
+
+    torch.manual_seed(0)
+    names = [("agents", name) for name in ("observation", "action_value", "chosen_action_value")]
+    seen, valued, chosen = names
+    choice = QValueModule(action_value_key=valued, out_keys=[ACTION, valued, chosen], action_space=space)
+    net = MultiAgentMLP(3, 5, N, centralized=centralized, share_params=False, depth=1)
+    local = SafeSequential(TensorDictModule(net, in_keys=[seen], out_keys=[valued]), choice)
+    mixer = QMixer(state_shape=(N, 3), mixing_embed_dim=4, n_agents=N, device="cpu")
+    loss = QMixerLoss(local, TensorDictModule(mixer, in_keys=[chosen, seen], out_keys=[chosen[1]]), action_space=space)
+    SoftUpdate(loss, tau=0.01)
+    blend_targets(loss, Reciprocal(N, 0.5, graph, adjacency="exact"))
+    data, mixed = batch("qmix"), []
+    if space == "one_hot":
+        data["agents", "action"] = torch.nn.functional.one_hot(data["agents", "action"], 5)
+    loss.mixer_network.register_forward_pre_hook(lambda _, args: mixed.append(args[0][chosen]))
+    targets(loss, data)
+    obs, said = data["next", "agents", "observation"], []
+    with torch.no_grad(), loss.target_local_value_network_params.to_module(local):
+        best = net(obs).argmax(-1)  # [R, N]
+        for i in range(N):
+            answers = net(obs if centralized else obs[:, i : i + 1].expand(-1, N, -1))  # everybody reads agent i's
+            said.append(answers.gather(-1, best[:, i].view(-1, 1, 1).expand(-1, N, 1)).squeeze(-1))
+    said = torch.stack(said, 1)  # [R, i, j]
+    heard = torch.einsum("ij,rij->ri", graph() if callable(graph) else graph, said)
+    expected = 0.5 * said.diagonal(dim1=1, dim2=2) + 0.5 * heard
+    torch.testing.assert_close(mixed[-1].squeeze(-1), expected)
 
 
 def test_td3_with_a_joint_critic_by_hand_blends_its_twins_by_brute_force():
