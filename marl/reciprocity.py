@@ -212,12 +212,13 @@ class ReciprocalCritics(torch.nn.Module):
 
 
 def _each(name: str, entries: Any) -> list[Any]:
-    """One entry for each agent; raises ``UserError`` for what holds none."""
+    """The entries of a tensor or sequence; raises ``UserError`` for anything else."""
     refuse_array(name, entries)
     if isinstance(entries, Tensor) and entries.dim():
         return list(entries.unbind())
     try:
-        return list(entries)
+        found = iter(entries)
     except TypeError as error:
         what = "a tensor of shape []" if isinstance(entries, Tensor) else type(entries).__name__
-        raise UserError(f"{name}: expected one for each agent, got {what}") from error
+        raise UserError(f"{name}: expected a sequence, one for each state, got {what}") from error
+    return list(found)

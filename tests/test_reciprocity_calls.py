@@ -1,8 +1,9 @@
 """What critics are handed, and how often they are asked."""
 
+import pytest
 import torch
 
-from marl.reciprocity import Reciprocal, ReciprocalCritics
+from marl.reciprocity import Exact, Reciprocal, ReciprocalCritics
 
 
 def test_a_critic_that_writes_into_its_input_does_not_write_into_the_hosts():
@@ -27,3 +28,13 @@ def test_of_a_joint_state_the_one_critic_that_all_hear_is_asked_once():
     star = torch.tensor([[1.0, 0.0, 0.0]] * 3)
     ReciprocalCritics([critic(j) for j in range(3)], 0.5, star)(torch.randn(1, 4, 2))
     assert sorted(asked) == [0, 0, 1, 2]  # each its own value, and critic 0 once more at the adjacent state
+
+
+def test_a_space_that_yields_more_states_than_it_has_levels_is_not_heard_in_part():
+    class Two(Exact):
+        def __call__(self, states, real=None):
+            yield states
+            yield states
+
+    with pytest.raises(ValueError, match="zip"):
+        ReciprocalCritics([lambda s: s[:, 0]] * 2, adjacency=Two())(torch.ones(2, 3, 4))

@@ -141,9 +141,12 @@ CASES = {
     # nothing for each agent
     "wrapper, one number": (
         lambda: wrapped()(torch.tensor(1.0)),
-        "states: expected one for each agent, got a tensor of shape []",
+        "states: expected a sequence, one for each state, got a tensor of shape []",
     ),
-    "wrapper, one action": (lambda: wrapped()(STATES, 5), "argument 1: expected one for each agent, got int"),
+    "wrapper, one action": (
+        lambda: wrapped()(STATES, 5),
+        "argument 1: expected a sequence, one for each state, got int",
+    ),
     # rows that do not sum to one
     "wrapper, row": (lambda: wrapped(graph=SHORT), f"graph: {ROW}"),
     "module, row": (lambda: Reciprocal(2, graph=SHORT), f"graph: {ROW}"),

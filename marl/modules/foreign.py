@@ -124,7 +124,7 @@ class Reciprocal(torch.nn.Module):
         require_tensor("states", states)
         if states.dim() == 0 or len(states) not in (self.agents, 1):
             raise UserError(f"states: expected shape [{self.agents}, B, D] or [1, B, D], got {list(states.shape)}")
-        if states.dim() != 3:
+        if states.dim() != 3:  # [G, B, D] fits every space
             check_state("states[0]", states[0], self.engine.space)
         near = list(self.engine.space(states.unsqueeze(0)))
         fresh = isinstance(self.engine.space, Perturbed)  # others may hand out the host's own states
@@ -166,7 +166,7 @@ class Reciprocal(torch.nn.Module):
         engine = self.engine
         shares = engine.shares
         average = heard[0]
-        if len(shares) > 1:
+        if not len(shares) == len(heard) == 1:
             average = average * shares[0]
             for share, values in zip(shares[1:], heard[1:], strict=True):
                 average = average.add(values, alpha=share)

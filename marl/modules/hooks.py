@@ -13,6 +13,7 @@ from torch import Tensor
 from marl.modules.adjacency import AdjacencySpace
 from marl.modules.foreign import Kappa, Links, Reciprocal
 from marl.modules.graph import listeners, sole
+from marl.modules.guards import batched
 from marl.modules.onednn import LargeLayers, quick
 from marl.modules.plain import check_alike, check_answer, check_state
 from marl.modules.reciprocity import Reciprocity
@@ -122,7 +123,7 @@ class HookedCritics(torch.nn.Module):
         finally:
             now.asleep = False
         values = [_blended(reciprocal, part, heard, links) for part, *heard in zip(own, *answers, strict=True)]
-        now.last, engine.last = None if engine.last is None else (own, values), None
+        now.last, engine.last = None if any(map(batched, values)) else (own, values), None
         return _like(output, values)
 
     def _heard_by(self, i: int, own: Tensor, engine: Reciprocity) -> tuple[list[int], Tensor | None]:
@@ -190,11 +191,12 @@ def _version(states: Tensor) -> int:
 
 @dataclass
 class _Now:
-    """What calls leave for those after them, apart from the module, which is slow to write to.
+    """What changes from call to call, apart from the module, which is slow to write to.
 
     Attributes:
         asleep: hooks let answers pass.
-        last: Z and Z* of the last call, part by part.
+        last: Z and Z* of the last call, part by part; None if it blended nothing or ran inside a vmap.
+        drawn: the newest adjacent states.
     """
 
     asleep: bool = False
@@ -240,8 +242,8 @@ def _blended(reciprocal: Reciprocal, own: Tensor, heard: Sequence[Tensor], links
     """Z* ``[B, *]``, from what those whom the critic hears answered at the first adjacent state, the next, ..."""
     if links is None:
         return reciprocal.combined(own, heard, None)
-    average = torch.stack(list(heard)).unflatten(0, (-1, 1, links.shape[-1]))
-    return reciprocal.combined(own.unsqueeze(0), average, links).squeeze(0)
+    stacked = torch.stack(list(heard)).unflatten(0, (-1, 1, links.shape[-1]))
+    return reciprocal.combined(own.unsqueeze(0), stacked, links).squeeze(0)
 
 
 def _parts(j: int, output: Any) -> Sequence[Tensor]:

@@ -83,9 +83,9 @@ class Team:
         value: the key of its values, ``[R, N, C]``.
         arguments: what it reads that is no part of a state: critic j at agent i's state reads agent i's entry as it is.
         heard: the key of what is heard of the critics at adjacent states. None: their values.
-        pick: ``(heard [S, *, R, A], answers, arranged)``: that of what is heard which counts, ``[S, *, R, C]``, by what
-            the hearing agents answer at the R true states; ``arranged`` brings such ``[R, N, *]`` into the order of
-            what is heard. None: all counts.
+        pick: ``(heard, answers, arranged)``: that of what is heard, ``[S, L, N_j, R, A]`` or ``[S, N_i, R, A]``, which
+            counts, by what the hearing agents answer at the R true states; ``arranged`` brings such ``[R, N, *]`` into
+            the order of what is heard, ``[N_i, 1, R, *]`` where joint critics answer all at once. None: all counts.
         read: which of the critic's other answers are read after it. None: any may be.
         large: its products are large; None: not known until the first blend, when its parameters are at hand.
         joint: some critic reads the inputs of others, so all are asked at one adjacent state of everybody. None: not
@@ -147,6 +147,9 @@ class Team:
             heard = who.alone(heard)
         if self.pick is not None:
             heard = self.pick(heard, out, _agents_first if alone else who.hearing)
+            if self.joint:  # a neighbour to whom the action is forbidden has no opinion of it
+                own = values if alone else values.unsqueeze(1)
+                heard = torch.where(heard > torch.finfo(heard.dtype).min / 2, heard, own)
         if not (alone or self.joint):
             heard = who.placed(heard)
         return reciprocal.combined(values, heard, None if alone else weights).transpose(0, 1), out
@@ -227,7 +230,7 @@ class Hearers:
         """What belongs to agents, ``[A, N, *]``, as the critics read it: ``[A, L, N, *]``."""
         if self.who is None:
             return agents.unsqueeze(1)
-        return agents.index_select(1, self.who.flatten()).unflatten(1, self.who.shape)
+        return agents.index_select(1, self.who.flatten().to(agents.device)).unflatten(1, self.who.shape)
 
     def hearing(self, agents: Tensor) -> Tensor:
         """Agents' ``[R, N, *]`` where they hear: ``[L, N_j, R, *]``, of joint critics ``[N_i, 1, R, *]``."""
@@ -236,7 +239,7 @@ class Hearers:
     def alone(self, answers: Tensor) -> Tensor:
         """``[S, L, N_j, R, C]`` -> ``[S, N_i, R, C]``, from the one whom each agent hears."""
         flat = answers.flatten(1, 2)
-        return flat if self.place is None else flat.index_select(1, self.place)
+        return flat if self.place is None else flat.index_select(1, self.place.to(flat.device))
 
     def placed(self, answers: Tensor) -> Tensor:
         """``[S, L, N_j, R, C]`` -> ``[S, N_i, N_j, R, C]``, 0 where i does not hear j."""
@@ -261,6 +264,7 @@ def _hearers(listens: tuple[tuple[bool, ...], ...] | None, agents: int, joint: b
 
 
 def _agents_first(agents: Tensor) -> Tensor:
+    """``[R, N, *]`` -> ``[N, R, *]``."""
     return agents.transpose(0, 1)
 
 
@@ -293,8 +297,7 @@ def _best_by_own(loss: QMixerLoss) -> Callable[[Tensor, TensorDictBase, Callable
         if loss.action_space != "categorical":
             return (heard * best).sum(-1, keepdim=True)
         best = best if best.dim() == heard.dim() - 1 else best.unsqueeze(-1)
-        lead = torch.broadcast_shapes(heard.shape[:-1], best.shape[:-1])
-        return heard.expand(*lead, -1).gather(-1, best.expand(*lead, 1))
+        return heard.take_along_dim(best.unsqueeze(0), -1)
 
     return pick
 

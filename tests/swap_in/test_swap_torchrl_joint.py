@@ -7,7 +7,7 @@ import torch
 
 pytest.importorskip("torchrl")
 from tensordict.nn import TensorDictModule
-from torchrl.modules import MultiAgentMLP
+from torchrl.modules import MultiAgentMLP, QMixer, QValueModule, SafeSequential
 from torchrl.objectives import (
     DDPGLoss,
     QMixerLoss,
@@ -87,7 +87,7 @@ CRITICS = {  # and whether they are joint
     "elders": (Elders, True),
     "attentive": (Attentive, True),
 }
-OBSERVATION, ACTION = ("agents", "observation"), ("agents", "action")
+OBSERVATION, ACTION, MASK = ("agents", "observation"), ("agents", "action"), ("agents", "action_mask")
 COMPLETE, NEXT = (1 - torch.eye(N)) / (N - 1), torch.eye(N).roll(1, 1)
 
 
@@ -189,15 +189,19 @@ def test_finding_out_whether_critics_are_joint_leaves_no_trace():
 
 @pytest.mark.parametrize("space", ["categorical", "one_hot"])
 @pytest.mark.parametrize("graph", [NEXT, COMPLETE, lambda: NEXT], ids=["one", "all", "changing"])
+@pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("centralized", [False, True])
-def test_a_team_hears_what_others_think_of_an_agents_own_best_action(centralized, graph, space):
-    """The usual bug: of a joint network agent j's answer to its own best action."""
-    from torchrl.modules import QMixer, QValueModule, SafeSequential
-
+def test_a_team_hears_what_others_think_of_an_agents_own_best_action(centralized, masked, graph, space):
+    """The usual bugs: of a joint network agent j's answer to its own best action, or of one forbidden to j -1e38."""
     torch.manual_seed(0)
     names = [("agents", name) for name in ("observation", "action_value", "chosen_action_value")]
     seen, valued, chosen = names
-    choice = QValueModule(action_value_key=valued, out_keys=[ACTION, valued, chosen], action_space=space)
+    choice = QValueModule(
+        action_value_key=valued,
+        action_mask_key=MASK if masked else None,
+        out_keys=[ACTION, valued, chosen],
+        action_space=space,
+    )
     net = MultiAgentMLP(3, 5, N, centralized=centralized, share_params=False, depth=1)
     local = SafeSequential(TensorDictModule(net, in_keys=[seen], out_keys=[valued]), choice)
     mixer = QMixer(state_shape=(N, 3), mixing_embed_dim=4, n_agents=N, device="cpu")
@@ -205,16 +209,23 @@ def test_a_team_hears_what_others_think_of_an_agents_own_best_action(centralized
     SoftUpdate(loss, tau=0.01)
     blend_targets(loss, Reciprocal(N, 0.5, graph, adjacency="exact"))
     data, mixed = batch("qmix"), []
+    data[MASK] = data[("next", *MASK)] = torch.rand(len(data), N, 5) < 0.6
+    data[MASK][..., 0] = True
     if space == "one_hot":
         data["agents", "action"] = torch.nn.functional.one_hot(data["agents", "action"], 5)
     loss.mixer_network.register_forward_pre_hook(lambda _, args: mixed.append(args[0][chosen]))
     targets(loss, data)
     obs, said = data["next", "agents", "observation"], []
+    allowed = data[MASK] | torch.tensor(not masked)
     with torch.no_grad(), loss.target_local_value_network_params.to_module(local):
-        best = net(obs).argmax(-1)  # [R, N]
+        own = net(obs).masked_fill(~allowed, -torch.inf)
+        best = own.argmax(-1)  # [R, N]
         for i in range(N):
+            index = best[:, i].view(-1, 1, 1).expand(-1, N, 1)
             answers = net(obs if centralized else obs[:, i : i + 1].expand(-1, N, -1))  # everybody reads agent i's
-            said.append(answers.gather(-1, best[:, i].view(-1, 1, 1).expand(-1, N, 1)).squeeze(-1))
+            answer = answers.gather(-1, index).squeeze(-1)
+            unheard = centralized & ~allowed.gather(-1, index).squeeze(-1)  # a separate network gets agent i's mask
+            said.append(torch.where(unheard, own[:, i].amax(-1, keepdim=True), answer))
     said = torch.stack(said, 1)  # [R, i, j]
     heard = torch.einsum("ij,rij->ri", graph() if callable(graph) else graph, said)
     expected = 0.5 * said.diagonal(dim1=1, dim2=2) + 0.5 * heard
