@@ -158,7 +158,7 @@ class ReciprocalCritics(torch.nn.Module):
         if joined is None:
             width = max(state.shape[-1] for state in views)
             joined = torch.stack([fitted(state, width) for state in views])
-            views = _each("states", joined)
+            views = list(joined.unbind())
         blends = self.reciprocal.turn()
         engine = self.reciprocal.engine
         critics = Critics(self.critics, self.sizes, others, self.large)
@@ -168,7 +168,7 @@ class ReciprocalCritics(torch.nn.Module):
         own = critics.own(views)
         if engine.space.views:  # each at its own state of the moment, which is what it has just been asked
             return self.reciprocal.combined(own, own[None, None], weights)
-        near = [_each("states", adjacent.squeeze(0)) for adjacent in engine.space(joined.unsqueeze(0))]
+        near = [adjacent.squeeze(0).unbind() for adjacent in engine.space(joined.unsqueeze(0))]
         only = sole(engine.graph)
         if only is not None and len(set(only)) == len(only):
             return self.reciprocal.combined(own, critics.alone(near, only), None)
