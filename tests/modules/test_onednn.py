@@ -91,9 +91,8 @@ def test_a_layer_may_be_called_by_keyword(slow_mkl):
             return self.layer(input=state)
 
     state, network = torch.randn(8, 256), Critic()
-    with quick(LargeLayers(network)):
-        answer = network(state)
-    torch.testing.assert_close(answer, network(state), rtol=2e-5, atol=2e-5)
+    with quick(LargeLayers(network)):  # both inside: the processor may have bfloat16 products
+        assert torch.equal(network(state), network.layer(state))
 
 
 def test_a_critic_that_is_compiled_later_is_left_alone_from_then_on(slow_mkl):
