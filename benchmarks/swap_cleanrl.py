@@ -15,7 +15,10 @@ SCRIPT = Path(__file__).parent.parent / "examples" / "swap_in" / "cleanrl" / "pl
 
 
 def updates(learners: int = 3, **reciprocity: Any) -> Work:
-    """Updates of each of the learners, two layers of 256 units, batch 256; {}: without reciprocity."""
+    """Updates of each of the learners, two layers of 256 units, batch 256; {}: without reciprocity.
+
+    One piece of work is a whole round of updates: only the last of them moves the actor and costs more.
+    """
     spec = importlib.util.spec_from_file_location("cleanrl_plain", SCRIPT)
     assert spec is not None and spec.loader is not None
     script = importlib.util.module_from_spec(spec)
@@ -27,15 +30,14 @@ def updates(learners: int = 3, **reciprocity: Any) -> Work:
     for learner in made:
         for _ in range(1000):
             learner.step(random=True)
-    number = 0
+    round_length = script.Args.policy_frequency
 
     def work() -> float:
-        nonlocal number
-        number += 1
-        for learner in made:
-            learner.update(number, learner.sample())
-        return 1.0
+        for number in range(1, round_length + 1):
+            for learner in made:
+                learner.update(number, learner.sample())
+        return float(round_length)
 
-    for _ in range(4):
+    for _ in range(2):
         work()
     return work
