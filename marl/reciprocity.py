@@ -22,8 +22,8 @@ from marl.modules.foreign import Kappa, LinearKappa, Links, Reciprocal
 from marl.modules.graph import complete, listeners, nearest, sole, validated
 from marl.modules.guards import checked_kappa, readable, refuse_array, require_floating, require_tensor, same_device
 from marl.modules.hooks import HookedCritics
-from marl.modules.onednn import LargeLayers
 from marl.modules.plain import Critics, check_state
+from marl.modules.quick import Shortcuts
 from marl.modules.reciprocity import Reciprocity, ReciprocityConfig, Values, blend, make_reciprocity, mix
 from marl.modules.sizes import fitted, make_sizes
 from marl.types import UserError
@@ -131,8 +131,8 @@ class ReciprocalCritics(torch.nn.Module):
     ) -> None:
         super().__init__()
         self.critics = list(critics)
-        large = [LargeLayers(critic) for critic in self.critics]
-        self.large = large if any(each.layers for each in large) else None
+        shortcuts = [Shortcuts(critic) for critic in self.critics]
+        self.shortcuts = shortcuts if any(each.chains or each.large for each in shortcuts) else None
         self.sizes = make_sizes(len(self.critics), widths, masks, projections)
         options: Any = {"neighbours": neighbours, "rho": rho, "count": count, "sigma": sigma, "metric": metric}
         self.reciprocal = Reciprocal(
@@ -161,7 +161,7 @@ class ReciprocalCritics(torch.nn.Module):
             views = list(joined.unbind())
         blends = self.reciprocal.turn()
         engine = self.reciprocal.engine
-        critics = Critics(self.critics, self.sizes, others, self.large)
+        critics = Critics(self.critics, self.sizes, others, self.shortcuts)
         if not blends:
             return critics.own(views)
         weights = engine.links(len(self.critics), joined)

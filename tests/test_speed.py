@@ -81,6 +81,22 @@ def test_a_row_of_several_pairs_of_processes_reports_their_medians_and_their_spa
     assert "| 8 (3 to 15) |" in duels.table([row])
 
 
+def test_sides_take_turns_in_starting_first(monkeypatch):
+    """The usual bug: of two equal sides the one that starts first is slower, and it is always the same."""
+    started = []
+
+    class Noted(Scripted):
+        def __init__(self, setup: object, threads: int, arguments: Mapping[str, Iterator[float]]) -> None:
+            super().__init__(setup, threads, arguments)
+            started.append(setup)
+
+    monkeypatch.setattr(duels, "Side", Noted)
+    terms = Duel((sleeper, {"rates": iter([3.0] * 8)}), (absent, {"rates": iter([1.0] * 8)}), "naps", None)
+    row = duels.duel("planted", terms, rounds=1, seconds=0, threads=1, pairs=4)
+    assert started == [sleeper, absent, absent, sleeper] * 2
+    assert row.ratios == (3.0, 3.0, 3.0, 3.0)
+
+
 def test_a_rival_that_is_not_installed_leaves_the_row_open(monkeypatch, capsys):
     monkeypatch.setattr(duels, "Side", Scripted)
     terms = Duel((sleeper, {"rates": iter([5.0, 7.0])}), (absent, {"missing": True}), "naps", 1)

@@ -159,6 +159,12 @@ class Reciprocal(torch.nn.Module):
         return self.combined(own, heard.detach(), self.engine.links(n, own))
 
     def combined(self, own: Tensor, heard: Tensor | Sequence[Tensor], weights: Tensor | None) -> Tensor:
+        """``mixed``, noted for ``gap`` (inside a vmap there is nothing that could be kept)."""
+        value = self.mixed(own, heard, weights)
+        self.engine.last = None if batched(value) else (own, value)
+        return value
+
+    def mixed(self, own: Tensor, heard: Tensor | Sequence[Tensor], weights: Tensor | None) -> Tensor:
         """Z* by this call's kappa, from ``own`` ``[N, B, *]`` and S answers ``[N_i, N_j, B, *]``.
 
         Without weights the answers are those of the one whom each agent hears, each in the shape of ``own``, any.
@@ -172,12 +178,9 @@ class Reciprocal(torch.nn.Module):
                 average = average.add(values, alpha=share)
         if weights is None:
             kappa = engine.kappa.to(own).view(()) if callable(self._kappa) else self._kappa
-            value = torch.lerp(own, average.to(own.dtype), kappa)
-        else:
-            listens = None if engine.all_listen else weights
-            value = blend(own.unsqueeze(0), mix(weights, average.unsqueeze(0)), engine.kappa, listens).squeeze(0)
-        engine.last = None if batched(value) else (own, value)
-        return value
+            return torch.lerp(own, average.to(own.dtype), kappa)
+        listens = None if engine.all_listen else weights
+        return blend(own.unsqueeze(0), mix(weights, average.unsqueeze(0)), engine.kappa, listens).squeeze(0)
 
     def turn(self) -> bool:
         """One more call, with the kappa that the schedule says for it; whether it blends anything."""

@@ -14,8 +14,8 @@ from marl.modules.adjacency import AdjacencySpace
 from marl.modules.foreign import Kappa, Links, Reciprocal
 from marl.modules.graph import listeners, sole
 from marl.modules.guards import batched
-from marl.modules.onednn import LargeLayers, quick
 from marl.modules.plain import check_alike, check_answer, check_state
+from marl.modules.quick import Shortcuts, quick
 from marl.modules.reciprocity import Reciprocity
 from marl.types import UserError
 
@@ -70,7 +70,7 @@ class HookedCritics(torch.nn.Module):
                 "adjacency: peer asks each critic at its own view of one moment, which hooked critics do not have; "
                 "expected resample, mask, gaussian, knn or exact"
             )
-        self.large = [[LargeLayers(critic) for critic in twins] for twins in self.groups]
+        self.shortcuts = [[Shortcuts(critic) for critic in twins] for twins in self.groups]
         self.now = _Now()
         self.handles = [
             critic.register_forward_hook(_Hook(self, i, k), with_kwargs=True)
@@ -123,7 +123,7 @@ class HookedCritics(torch.nn.Module):
         finally:
             now.asleep = False
         values = [_blended(reciprocal, part, heard, links) for part, *heard in zip(own, *answers, strict=True)]
-        now.last, engine.last = None if any(map(batched, values)) else (own, values), None
+        now.last = None if any(map(batched, values)) else (own, values)
         return _like(output, values)
 
     def _heard_by(self, i: int, own: Tensor, engine: Reciprocity) -> tuple[list[int], Tensor | None]:
@@ -153,7 +153,7 @@ class HookedCritics(torch.nn.Module):
     ) -> Sequence[Tensor]:
         """What twin k of critic j answers to that of critic i, part by part in the shapes of ``own``."""
         try:
-            with quick(self.large[j][k]):
+            with quick(self.shortcuts[j][k]):
                 answer = self.groups[j][k](*arguments, **options)
         except RuntimeError as error:
             what, *_ = str(error).splitlines()
@@ -241,9 +241,9 @@ def _grouped(critics: Sequence[Any]) -> list[tuple[torch.nn.Module, ...]]:
 def _blended(reciprocal: Reciprocal, own: Tensor, heard: Sequence[Tensor], links: Tensor | None) -> Tensor:
     """Z* ``[B, *]``, from what those whom the critic hears answered at the first adjacent state, the next, ..."""
     if links is None:
-        return reciprocal.combined(own, heard, None)
+        return reciprocal.mixed(own, heard, None)
     stacked = torch.stack(list(heard)).unflatten(0, (-1, 1, links.shape[-1]))
-    return reciprocal.combined(own.unsqueeze(0), stacked, links).squeeze(0)
+    return reciprocal.mixed(own.unsqueeze(0), stacked, links).squeeze(0)
 
 
 def _parts(j: int, output: Any) -> Sequence[Tensor]:

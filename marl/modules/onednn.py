@@ -8,9 +8,8 @@ has no such arithmetic it then computes in float32 all the same.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import torch
@@ -33,39 +32,11 @@ def onednn() -> AbstractContextManager[None]:
     For networks that are large: small products are quicker by MKL. ``torch.backends.mkldnn.enabled = False`` leaves all
     of them to MKL.
     """
-    return _ALLOWED if _wanted() else nullcontext()
+    return _ALLOWED if wanted() else nullcontext()
 
 
-def quick(layers: LargeLayers) -> AbstractContextManager[None]:
-    """``layers``, or nothing where there are none or oneDNN is not wanted."""
-    return layers if layers.layers and _wanted() else nullcontext()
-
-
-class LargeLayers(AbstractContextManager[None]):
-    """``with quick(LargeLayers(critic)):`` calls of it compute its large linear layers as ``onednn`` would.
-
-    Small layers are quicker by MKL. Layers are those which the critic has when this is made; of a critic that is no
-    module, or compiled, none; a layer with a ``forward`` of its own keeps it.
-    """
-
-    def __init__(self, critic: Callable[..., Any]) -> None:
-        self.parts = list(critic.modules()) if isinstance(critic, nn.Module) else []
-        self.layers = [part for part in self.parts if type(part) is nn.Linear and is_large(part)]
-        if any(hasattr(part, "_orig_mod") for part in self.parts):
-            self.layers = []
-
-    def __enter__(self) -> None:
-        compiled = any(part._compiled_call_impl is not None for part in self.parts)
-        self.held = [] if compiled else [layer for layer in self.layers if "forward" not in vars(layer)]
-        for layer in self.held:
-            vars(layer)["forward"] = partial(_linear, layer)
-
-    def __exit__(self, *_: object) -> None:
-        for layer in self.held:
-            vars(layer).pop("forward", None)  # another thread may have been here
-
-
-def _linear(layer: nn.Linear, input: Tensor) -> Tensor:
+def linear(layer: nn.Linear, input: Tensor) -> Tensor:
+    """What the layer answers, computed as in ``onednn``, wanted or not."""
     _ALLOWED.__enter__()
     try:
         return nn.functional.linear(input, layer.weight, layer.bias)
@@ -99,7 +70,8 @@ class _Allowed(AbstractContextManager[None]):
 _ALLOWED = _Allowed()
 
 
-def _wanted() -> bool:
+def wanted() -> bool:
+    """Whether ``onednn`` does anything here and now."""
     return not torch.compiler.is_compiling() and bool(torch.backends.mkldnn.enabled) and _gains()
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from marl.modules.adjacency import AdjacencySpace, Exact
 from marl.modules.guards import require_floating, require_tensor, same_device
-from marl.modules.onednn import LargeLayers, quick
+from marl.modules.quick import Shortcuts, quick
 from marl.modules.sizes import Alike, fitted
 from marl.types import UserError
 
@@ -24,7 +24,7 @@ class Critics:
         critics: N of them.
         sizes: how critic j reads agent i's state.
         rest: each further argument, G entries.
-        large: the critics' large layers. None: there are none.
+        shortcuts: for each critic. None: there are none.
     """
 
     def __init__(
@@ -32,9 +32,9 @@ class Critics:
         critics: Sequence[Callable[..., Tensor]],
         sizes: Alike,
         rest: Sequence[Sequence[Any]],
-        large: Sequence[LargeLayers] | None,
+        shortcuts: Sequence[Shortcuts] | None,
     ) -> None:
-        self.critics, self.sizes, self.rest, self.large = critics, sizes, rest, large
+        self.critics, self.sizes, self.rest, self.shortcuts = critics, sizes, rest, shortcuts
         self.first: tuple[int, Tensor] | None = None  # the critic that answered first, and what
 
     def ask(self, j: int, i: int, state: Tensor, groups: int, own: bool = False) -> Tensor:
@@ -45,10 +45,10 @@ class Critics:
         i, home = i % groups, j % groups
         entries = [entries[i] if i == home else _like(entries[i], entries[home]) for entries in self.rest]
         state = self.sizes.read(state, i, home)
-        if own or self.large is None:
+        if own or self.shortcuts is None:
             value = self.critics[j](state, *entries)
         else:
-            with quick(self.large[j]):
+            with quick(self.shortcuts[j]):
                 value = self.critics[j](state, *entries)
         if self.first is None:
             check_answer(j, value, state)

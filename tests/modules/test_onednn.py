@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from marl.modules import onednn
-from marl.modules.onednn import LargeLayers, is_large, quick
+from marl.modules.onednn import is_large
+from marl.modules.quick import Shortcuts, quick
 from marl.reciprocity import HookedCritics, ReciprocalCritics
 
 STATES = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
@@ -40,7 +41,7 @@ def test_the_answer_is_that_of_float32_up_to_rounding_where_it_is_used():
     network = critic()
     with torch.no_grad():
         expected = network(STATES)
-        with quick(LargeLayers(network)):
+        with quick(Shortcuts(network)):
             torch.testing.assert_close(network(STATES), expected, rtol=2e-5, atol=2e-5)
         with onednn.onednn():
             torch.testing.assert_close(network(STATES), expected, rtol=2e-5, atol=2e-5)
@@ -66,7 +67,7 @@ def test_only_large_layers_are_computed_otherwise_and_only_inside(slow_mkl, monk
         network(STATES)
         assert [allowed for _, allowed in used] == [before] * 3
         used.clear()
-        with quick(LargeLayers(network)):
+        with quick(Shortcuts(network)):
             network(STATES)
     assert used == [(4 * 256, before), (256 * 256, "bf16"), (256, before)]
     assert PRECISION.fp32_precision == before
@@ -76,7 +77,7 @@ def test_only_large_layers_are_computed_otherwise_and_only_inside(slow_mkl, monk
 def test_a_layer_whose_forward_somebody_replaced_keeps_it(slow_mkl):
     network = critic()
     network[2].forward = mine = lambda x: torch.full((len(x), 256), 7.0)
-    with quick(LargeLayers(network)):
+    with quick(Shortcuts(network)):
         assert vars(network[2])["forward"] is mine
     assert vars(network[2])["forward"] is mine
 
@@ -91,15 +92,15 @@ def test_a_layer_may_be_called_by_keyword(slow_mkl):
             return self.layer(input=state)
 
     state, network = torch.randn(8, 256), Critic()
-    with quick(LargeLayers(network)):  # both inside: the processor may have bfloat16 products
+    with quick(Shortcuts(network)):  # both inside: the processor may have bfloat16 products
         assert torch.equal(network(state), network.layer(state))
 
 
 def test_a_critic_that_is_compiled_later_is_left_alone_from_then_on(slow_mkl):
     network = critic()
-    layers = LargeLayers(network)
+    shortcuts = Shortcuts(network)
     network.compile(backend="eager")
-    with quick(layers):
+    with quick(shortcuts):
         assert "forward" not in vars(network[2])
 
 
@@ -109,7 +110,7 @@ def test_threads_put_the_setting_back_as_the_first_found_it(slow_mkl):
     def work():
         network = critic()
         for _ in range(100):
-            with quick(LargeLayers(network)), torch.no_grad():
+            with quick(Shortcuts(network)), torch.no_grad():
                 network(STATES)
 
     threads = [threading.Thread(target=work) for _ in range(3)]
@@ -131,7 +132,7 @@ def test_nobodys_own_value_changes_a_bit_where_nobody_is_heard(slow_mkl):
 
 def test_nothing_stays_changed_after_an_error(slow_mkl):
     network, before = critic(), PRECISION.fp32_precision
-    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"), quick(LargeLayers(network[2:])):
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"), quick(Shortcuts(network[2:])):
         network[2:](STATES)
     assert PRECISION.fp32_precision == before and "forward" not in vars(network[2])
 
@@ -139,15 +140,15 @@ def test_nothing_stays_changed_after_an_error(slow_mkl):
 def test_subclasses_small_networks_functions_and_compiled_critics_are_left_alone():
     with_subclass = nn.Sequential(Watched(256, 256))
     for each in (critic(32), with_subclass, lambda state: state, torch.compile(critic(), backend="eager")):
-        assert LargeLayers(each).layers == []
-    assert len(LargeLayers(critic()).layers) == 1
+        assert Shortcuts(each).large == []
+    assert len(Shortcuts(critic()).large) == 1
     assert (is_large(critic()), is_large(critic(32)), is_large(with_subclass)) == (True, False, True)
 
 
 def test_a_user_can_leave_all_to_mkl(slow_mkl, monkeypatch):
     network = critic()
     monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
-    with quick(LargeLayers(network)):
+    with quick(Shortcuts(network)):
         assert "forward" not in vars(network[2])
 
 
@@ -163,13 +164,13 @@ def test_with_kappa_0_critics_are_asked_as_they_are(slow_mkl, wrap):
 
 @pytest.mark.parametrize("wrap", [HookedCritics, ReciprocalCritics])
 def test_those_who_are_heard_are_asked_quickly_and_a_copy_asks_its_own(slow_mkl, monkeypatch, wrap):
-    entered, enter = [], LargeLayers.__enter__
+    entered, enter = [], Shortcuts.__enter__
 
     def watched(self):
         enter(self)
-        entered.extend(self.held)
+        entered.extend(part for part in self.held if isinstance(part, nn.Linear))
 
-    monkeypatch.setattr(LargeLayers, "__enter__", watched)
+    monkeypatch.setattr(Shortcuts, "__enter__", watched)
     wrapper = copy.deepcopy(wrap([critic(), critic()], kappa=0.5))
     ask = (lambda: wrapper.critics[0](STATES)) if wrap is HookedCritics else (lambda: wrapper([STATES, STATES]))
     ask()
