@@ -132,7 +132,7 @@ class ReciprocalCritics(torch.nn.Module):
         super().__init__()
         self.critics = list(critics)
         shortcuts = [Shortcuts(critic) for critic in self.critics]
-        self.shortcuts = shortcuts if any(each.chains or each.large for each in shortcuts) else None
+        self.shortcuts = shortcuts if any(each.chains or each.layers for each in shortcuts) else None
         self.sizes = make_sizes(len(self.critics), widths, masks, projections)
         options: Any = {"neighbours": neighbours, "rho": rho, "count": count, "sigma": sigma, "metric": metric}
         self.reciprocal = Reciprocal(

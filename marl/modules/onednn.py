@@ -23,7 +23,8 @@ _PRODUCTS: Any = getattr(torch.backends.mkldnn, "matmul", None)  # older torch h
 
 def is_large(network: nn.Module) -> bool:
     """Whether it has a large weight."""
-    return any(weight.numel() >= LARGE for weight in network.parameters())
+    known = (weight for weight in network.parameters() if not nn.parameter.is_lazy(weight))
+    return any(weight.numel() >= LARGE for weight in known)
 
 
 def onednn() -> AbstractContextManager[None]:

@@ -2,86 +2,95 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as every
 
 from marl.modules.onednn import is_large, linear, wanted
 
 
 def quick(shortcuts: Shortcuts) -> AbstractContextManager[None]:
     """``shortcuts``, or nothing where there are none or the caller is being compiled."""
-    gains = not torch.compiler.is_compiling() and (shortcuts.chains or (shortcuts.large and wanted()))
+    gains = not torch.compiler.is_compiling() and (shortcuts.chains or (shortcuts.layers and wanted()))
     return shortcuts if gains else nullcontext()
 
 
 class Shortcuts(AbstractContextManager[None]):
-    """``with quick(Shortcuts(critic)):`` its calls cost less; for calls without gradient.
+    """``with quick(Shortcuts(critic)):`` calls of it without gradient cost less, if it is large.
 
     - In an ``nn.Sequential`` a ReLU overwrites what the ``nn.Linear`` before it has just made: the same numbers, half
       the memory to write to.
     - Large linear layers run by oneDNN where that is quicker (``onednn``): the same sums in another order. Small ones
       are quicker by MKL.
 
-    Parts are those which the critic has when this is made; of a critic that is no module, or compiled, none. What has
-    a ``forward`` of its own keeps it, and nothing is overwritten that somebody else sees.
+    Chains and layers are those which the critic has when this is made; of a critic that is no module, or compiled,
+    none. What is in them, and whether a hook looks on, is asked at each call; one with a ``forward`` of its own keeps
+    it. May be entered again inside, and by several threads.
     """
 
     def __init__(self, critic: Callable[..., Any]) -> None:
         self.parts = list(critic.modules()) if isinstance(critic, nn.Module) else []
         known = [] if any(hasattr(part, "_orig_mod") for part in self.parts) else self.parts
-        self.large = [part for part in known if type(part) is nn.Linear and is_large(part)]
         self.chains = [
-            (chain, pairs) for chain in known if type(chain) is nn.Sequential and (pairs := _pairs(chain, known))
+            (part, partial(_chain, part)) for part in known if type(part) is nn.Sequential and is_large(part)
         ]
-        self.held: list[nn.Module] = []
+        self.layers = [(part, partial(_layer, part)) for part in known if type(part) is nn.Linear and is_large(part)]
+        self.inside = 0
 
     def __enter__(self) -> None:
-        self.held = []
-        if any(part._compiled_call_impl is not None for part in self.parts):
-            return
-        for chain, pairs in self.chains:
-            self._hold(chain, partial(_overwriting, chain, [relu for layer, relu in pairs if not _seen(layer, relu)]))
-        for layer in self.large if wanted() else ():
-            self._hold(layer, partial(linear, layer))
-
-    def _hold(self, part: nn.Module, forward: Callable[[Tensor], Tensor]) -> None:
-        if "forward" not in vars(part):
-            vars(part)["forward"] = forward
-            self.held.append(part)
+        with _LOCK:
+            self.inside += 1
+            if self.inside > 1 or any(part._compiled_call_impl is not None for part in self.parts):
+                return
+            for part, forward in [*self.chains, *(self.layers if wanted() else ())]:
+                vars(part).setdefault("forward", forward)
 
     def __exit__(self, *_: object) -> None:
-        for part in self.held:
-            vars(part).pop("forward", None)  # another thread may have been here
+        with _LOCK:
+            self.inside -= 1
+            if self.inside:
+                return
+            for part, forward in [*self.chains, *self.layers]:
+                if vars(part).get("forward") is forward:
+                    del vars(part)["forward"]
 
 
-def _pairs(chain: nn.Sequential, parts: Sequence[nn.Module]) -> list[tuple[nn.Linear, nn.ReLU]]:
-    """Its linear layers and the ReLUs behind them, without ReLUs that stand in several places of the critic."""
-    places = Counter(id(child) for part in parts for child in part._modules.values())
-    return [
-        (layer, relu)
-        for layer, relu in pairwise(chain)
-        if type(layer) is nn.Linear and type(relu) is nn.ReLU and not relu.inplace and places[id(relu)] == 1
-    ]
+_LOCK = threading.Lock()
 
 
-def _seen(layer: nn.Linear, relu: nn.ReLU) -> bool:
-    """Whether somebody else sees what the layer makes, or makes it."""
-    return bool(layer._forward_hooks or relu._forward_pre_hooks or relu._forward_hooks or "forward" in vars(layer))
+def _chain(chain: nn.Sequential, input: Any) -> Any:
+    """What it answers."""
+    if _as_ever(chain, nn.Sequential):
+        return type(chain).forward(chain, input)
+    fresh = False
+    for part in chain:
+        overwrites = fresh and _alone(part, nn.ReLU)
+        input = nn.functional.relu(input, inplace=True) if overwrites else part(input)
+        fresh = _alone(part, nn.Linear)
+    return input
 
 
-def _overwriting(chain: nn.Sequential, relus: Sequence[nn.ReLU], input: Any) -> Any:
-    """What the chain answers."""
-    for relu in relus:
-        vars(relu)["inplace"] = True
-    try:
-        return nn.Sequential.forward(chain, input)
-    finally:
-        for relu in relus:
-            vars(relu)["inplace"] = False
+def _layer(layer: nn.Linear, input: Tensor) -> Tensor:
+    """What it answers."""
+    return type(layer).forward(layer, input) if _as_ever(layer, nn.Linear) else linear(layer, input)
+
+
+def _as_ever(part: nn.Module, kind: type[nn.Module]) -> bool:
+    """This call is for somebody else: it may be differentiated or compiled; or the part has become another."""
+    return torch.is_grad_enabled() or torch.compiler.is_compiling() or type(part) is not kind
+
+
+def _alone(part: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether it is of just that kind, and no hook sees what comes in and goes out."""
+    if type(part) is not kind or part._forward_hooks or part._forward_pre_hooks:
+        return False
+    if every._global_forward_hooks or every._global_forward_pre_hooks:
+        return False
+    forward = vars(part).get("forward")
+    return forward is None or getattr(forward, "func", None) is _layer

@@ -1,6 +1,8 @@
 """Shortcuts where a critic is only heard: the same numbers, less memory, and nothing of anybody else's overwritten."""
 
 import copy
+import sys
+import threading
 
 import pytest
 import torch
@@ -15,7 +17,8 @@ STATES = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
 
 def critic(middle: nn.Module | None = None) -> nn.Sequential:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(4, 8), middle or nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 1))
+    layers = nn.Linear(4, 128), middle or nn.ReLU(), nn.Linear(128, 256), nn.ReLU(), nn.Linear(256, 1)
+    return nn.Sequential(*layers)
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +56,12 @@ def plainly(network: nn.Module) -> torch.Tensor:
         return network(STATES)
 
 
+def as_before(network: nn.Module) -> bool:
+    """Whether nothing has stayed changed."""
+    parts = list(network.modules())
+    return not any("forward" in vars(part) for part in parts) and not any(getattr(part, "inplace", 0) for part in parts)
+
+
 def test_relus_of_a_chain_overwrite_and_answer_the_same_bits():
     network = critic()
     assert overwritten(network, plainly) == [False, False]
@@ -65,19 +74,38 @@ def test_nothing_stays_changed_afterwards_nor_after_an_error():
     quickly(network)
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"), quick(Shortcuts(network)):
         network(STATES[:, :3])
-    assert all("forward" not in vars(part) for part in network.modules())
-    assert not network[1].inplace and not network[3].inplace
-    assert overwritten(network, plainly) == [False, False]
+    assert as_before(network)
 
 
-def test_the_batch_itself_is_never_overwritten():
-    network, before = nn.Sequential(nn.ReLU(), nn.Linear(4, 1)), STATES.clone()
-    assert not Shortcuts(network).chains
-    quickly(network)
+def test_it_may_be_entered_again_and_by_several_threads():
+    network, switch = critic(), sys.getswitchinterval()
+    shortcuts, expected, wrong = Shortcuts(network), plainly(network), []
+
+    def work():
+        for _ in range(50):
+            with quick(shortcuts), quick(shortcuts), torch.no_grad():
+                wrong.extend([] if torch.equal(network(STATES), expected) else ["bits"])
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    sys.setswitchinterval(1e-6)
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    sys.setswitchinterval(switch)
+    assert not wrong and as_before(network)
+
+
+def test_the_batch_itself_is_never_overwritten_even_where_the_layer_before_is_replaced_later():
+    network, before = critic(), STATES.clone()
+    shortcuts = Shortcuts(network)
+    network[0], network[2] = nn.Identity(), nn.Linear(4, 256)
+    with quick(shortcuts), torch.no_grad():
+        network(STATES)
     assert torch.equal(STATES, before)
 
 
-def test_what_a_critic_does_with_the_parts_of_a_chain_by_itself_is_left_alone():
+def test_what_a_critic_or_a_thread_does_with_parts_of_a_chain_by_itself_is_left_alone():
     """The usual bug: y + h, where h is what the ReLU has overwritten with y."""
 
     class Residual(nn.Module):
@@ -95,40 +123,53 @@ def test_what_a_critic_does_with_the_parts_of_a_chain_by_itself_is_left_alone():
     assert overwritten(network, quickly) == [False, False]
 
 
-def test_a_relu_in_several_places_is_left_alone():
+def test_a_relu_in_several_places_overwrites_in_the_chain_alone():
     class Residual(nn.Module):
         def __init__(self):
             super().__init__()
-            self.relu, self.leave = nn.ReLU(), nn.Linear(4, 1)
-            self.net = nn.Sequential(nn.Linear(4, 4), self.relu)
+            self.relu = nn.ReLU()
+            self.net = critic(self.relu)
 
         def forward(self, state):
-            return self.leave(self.relu(state) + self.net(state) + state)
+            return self.relu(state).sum(-1, keepdim=True) + self.net(state) + state.sum(-1, keepdim=True)
 
     network = Residual()
-    assert not Shortcuts(network).chains
     assert torch.equal(quickly(network), plainly(network))
+    assert overwritten(network, quickly) == [False, True, True]
 
 
-@pytest.mark.parametrize("part, hook", [(0, "register_forward_hook"), (1, "register_forward_pre_hook")])
-def test_what_a_hook_has_kept_is_not_overwritten(part, hook):
+@pytest.mark.parametrize(
+    "register",
+    [
+        lambda network, keep: network[0].register_forward_hook(lambda *told: keep(told[-1])),
+        lambda network, keep: network[1].register_forward_pre_hook(lambda *told: keep(told[-1][0])),
+        lambda network, keep: nn.modules.module.register_module_forward_hook(lambda *told: keep(told[-1])),
+    ],
+)
+def test_what_a_hook_has_kept_is_not_overwritten(register):
     network, kept = critic(), []
-    shortcuts = Shortcuts(network)
-    getattr(network[part], hook)(lambda *told: kept.append(told[-1] if part == 0 else told[-1][0]))
-    with quick(shortcuts), torch.no_grad():
+    with quick(Shortcuts(network)), torch.no_grad():
+        handle = register(network, kept.append)  # for the time of a call, as a critic may do by itself
         network(STATES)
-        expected = nn.functional.linear(STATES, network[0].weight, network[0].bias)
-    assert torch.equal(kept[0], expected)
-    assert overwritten(network, quickly) == [False, True]
+        handle.remove()
+        assert torch.equal(kept[0], network[0](STATES))
 
 
-def test_subclasses_and_what_has_a_forward_of_its_own_are_left_alone():
+def test_calls_that_are_differentiated_run_as_ever():
+    network = critic()
+    with quick(Shortcuts(network)):
+        assert overwritten(network, lambda net: torch.enable_grad()(net)(STATES)) == [False, False]
+
+
+def test_small_critics_subclasses_and_what_has_a_forward_of_its_own_are_left_alone():
     class Chain(nn.Sequential):
         pass
 
-    assert not Shortcuts(Chain(*critic())).chains
+    small = nn.Sequential(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 1))
+    assert not Shortcuts(small).chains and not Shortcuts(Chain(*critic())).chains
+    assert not Shortcuts(nn.Sequential(nn.LazyLinear(1000))).chains
     assert overwritten(critic(Watched()), quickly) == [False, True]
-    network, constant = critic(), torch.full((64, 8), -1.0)
+    network, constant = critic(), torch.full((64, 128), -1.0)
     network[0].forward = lambda state: constant
     quickly(network)
     assert (constant == -1).all()
@@ -136,10 +177,16 @@ def test_subclasses_and_what_has_a_forward_of_its_own_are_left_alone():
     assert quickly(network) is STATES and vars(network)["forward"] is mine
 
 
-def test_a_user_who_overwrites_does_so_afterwards_too():
-    network = critic(nn.ReLU(inplace=True))
-    quickly(network)
-    assert network[1].inplace and not network[3].inplace
+def test_a_chain_that_becomes_one_of_another_class_runs_by_that():
+    class Doubled(nn.Sequential):
+        def forward(self, input):
+            return 2 * super().forward(input)
+
+    network = critic()
+    shortcuts = Shortcuts(network)
+    network.__class__ = Doubled
+    with quick(shortcuts), torch.no_grad():
+        assert torch.equal(network(STATES), 2 * plainly(critic()))
 
 
 def test_functions_and_compiled_critics_have_no_shortcuts():
@@ -152,6 +199,28 @@ def test_functions_and_compiled_critics_have_no_shortcuts():
         assert not Shortcuts(each).chains
 
 
+def test_a_critic_that_compiles_its_forward_itself_is_compiled_once_more_and_no_oftener():
+    class Compiled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net, self.compiled = critic(), 0
+            self.run = torch.compile(lambda state: self.net(state), backend=self.backend)
+
+        def backend(self, graph, _):
+            self.compiled += 1
+            return graph.forward
+
+        def forward(self, state):
+            return self.run(state)
+
+    network = Compiled()
+    shortcuts, expected = Shortcuts(network), plainly(network)
+    for _ in range(3):
+        with quick(shortcuts), torch.no_grad():
+            assert torch.equal(network(STATES), expected)
+    assert network.compiled <= 2
+
+
 @pytest.mark.parametrize("wrap", [HookedCritics, ReciprocalCritics])
 def test_those_who_are_heard_overwrite_and_a_copy_asks_its_own(wrap):
     """Two critics: each own value costs two plain relus, and what is heard of the other two that overwrite."""
@@ -160,3 +229,4 @@ def test_those_who_are_heard_overwrite_and_a_copy_asks_its_own(wrap):
     found = overwritten(wrapper, lambda _: ask(STATES))
     rounds = 1 if wrap is HookedCritics else 2
     assert sorted(found) == [False, False] * rounds + [True, True] * rounds
+    assert as_before(wrapper)
