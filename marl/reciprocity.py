@@ -11,7 +11,7 @@ Everything works on torch tensors. NumPy and JAX arrays are refused, and no tens
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from marl.modules.foreign import Kappa, LinearKappa, Links, Reciprocal
 from marl.modules.graph import complete, listeners, nearest, sole, validated
 from marl.modules.guards import checked_kappa, readable, refuse_array, require_floating, require_tensor, same_device
 from marl.modules.hooks import HookedCritics
-from marl.modules.plain import Critics, check_state
+from marl.modules.plain import Critics, as_list, check_state
 from marl.modules.quick import Shortcuts
 from marl.modules.reciprocity import Reciprocity, ReciprocityConfig, Values, blend, make_reciprocity, mix
 from marl.modules.sizes import fitted, make_sizes
@@ -130,7 +130,11 @@ class ReciprocalCritics(torch.nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        self.critics = list(critics)
+        self.critics = as_list(critics)
+        for j, critic in enumerate(self.critics):
+            if not callable(critic):
+                kind = type(critic).__name__
+                raise UserError(f"critics[{j}]: expected a function critic(state, *rest), got {kind}")
         shortcuts = [Shortcuts(critic) for critic in self.critics]
         self.shortcuts = shortcuts if any(each.chains or each.layers for each in shortcuts) else None
         self.sizes = make_sizes(len(self.critics), widths, masks, projections)
@@ -151,24 +155,21 @@ class ReciprocalCritics(torch.nn.Module):
         Raises ``UserError`` if the number of states or entries does not fit the critics, if sizes, batches or devices
         differ, and if critics answer in different shapes.
         """
-        joined = states.clone() if isinstance(states, Tensor) else None  # a copy: critics may write into it
-        views = _each("states", states if joined is None else joined)
+        views = _each("states", states)
         others = [_each(f"argument {k}", entries) for k, entries in enumerate(rest, 1)]
         self._check(views, others)
-        if joined is None:
-            width = max(state.shape[-1] for state in views)
-            joined = torch.stack([fitted(state, width) for state in views])
-            views = list(joined.unbind())
         blends = self.reciprocal.turn()
         engine = self.reciprocal.engine
         critics = Critics(self.critics, self.sizes, others, self.shortcuts)
         if not blends:
-            return critics.own(views)
+            return critics.own([state.clone() for state in views])  # copies: critics may write into them
+        joined = states.clone() if isinstance(states, Tensor) else _joined(views)
+        views = list(joined.unbind())
         weights = engine.links(len(self.critics), joined)
         own = critics.own(views)
         if engine.space.views:  # each at its own state of the moment, which is what it has just been asked
             return self.reciprocal.combined(own, own[None, None], weights)
-        near = [adjacent.squeeze(0).unbind() for adjacent in engine.space(joined.unsqueeze(0))]
+        near = [adjacent.squeeze(0).unbind() for adjacent in engine.near(joined.unsqueeze(0))]
         only = sole(engine.graph)
         if only is not None and len(set(only)) == len(only):
             return self.reciprocal.combined(own, critics.alone(near, only), None)
@@ -207,13 +208,25 @@ class ReciprocalCritics(torch.nn.Module):
 
     @property
     def gap(self) -> Tensor | None:
-        """``[N]``: mean |Z* - Z| of the last call; None if it blended nothing, or ran inside a vmap."""
+        """See ``Reciprocal``."""
         return self.reciprocal.gap
 
 
+def _joined(states: Sequence[Tensor]) -> Tensor:
+    """``[G, B, D]``, filled with zeros to the widest; raises ``UserError`` for numbers of different kinds."""
+    for i, state in enumerate(states):
+        if state.dtype != states[0].dtype:
+            expected, found = (str(kind).removeprefix("torch.") for kind in (states[0].dtype, state.dtype))
+            raise UserError(f"states[{i}]: expected {expected} as states[0], got {found}")
+    width = max(state.shape[-1] for state in states)
+    return torch.stack([fitted(state, width) for state in states])
+
+
 def _each(name: str, entries: Any) -> list[Any]:
-    """The entries of a tensor or sequence; raises ``UserError`` for anything else."""
+    """The entries of a tensor or sequence; raises ``UserError`` for anything else, a mapping too."""
     refuse_array(name, entries)
+    if isinstance(entries, Mapping):
+        raise UserError(f"{name}: expected a sequence, one for each state, got {type(entries).__name__}")
     if isinstance(entries, Tensor) and entries.dim():
         return list(entries.unbind())
     try:

@@ -69,7 +69,7 @@ def check_reciprocity(make_host: MakeHost, agents: int | None = None, seed: int 
     3. With kappa = 0 neither the global random streams nor the host's own are touched more than without, after three
        calls either.
     4. With kappa = .5 targets carry no gradient.
-    5. With kappa = .5 the targets are others: reciprocity is connected.
+    5. With kappa = .5 the targets are others, and with kappa 1 others again: reciprocity is connected.
     6. The mixing is row-stochastic: critics that agree leave the targets as they were, and a critic that answers more
        lowers nobody's target. Where there are several agents, somebody's rises with another's critic. Unless the host
        itself mixes the critics of its team (QMIX), others weigh at most kappa together, and with kappa 1 twice as much.
@@ -117,6 +117,9 @@ def _alike(made: Made) -> Tensor:
         targets = made(kappa).targets(False)
         if not isinstance(targets, Tensor):
             raise UserError(f"targets: expected a torch.Tensor [N, B], got {type(targets).__name__}")
+        if not targets.isfinite().all():
+            number = targets[~targets.isfinite()][0].item()
+            raise UserError(f"targets: expected finite numbers, got {number} of make_host({kappa}, seed)")
         if not torch.equal(targets, made(kappa).targets(False)):
             raise BrokenPromise(f"make_host({kappa}, seed) made two hosts of one seed whose targets differ")
     return targets
@@ -126,7 +129,7 @@ def _identity(made: Made) -> None:
     ran: list[list[Tensor]] = []
     for kappa in (None, 0.0):  # one after the other: hosts may draw from the global streams
         host = made(kappa)
-        ran.append([host.targets(terminated) for terminated in TURNS])
+        ran.append([host.targets(terminated).clone() for terminated in TURNS])  # a host may reuse its memory
     for turn, (expected, got) in enumerate(zip(*ran, strict=True), 1):
         if expected.shape != got.shape:
             raise BrokenPromise(
@@ -161,6 +164,8 @@ def _no_gradient(made: Made) -> None:
 def _connected(made: Made) -> None:
     if torch.equal(made(KAPPA).targets(False), made(0.0).targets(False)):
         raise BrokenPromise(f"kappa {KAPPA}: the targets are those of kappa 0, reciprocity is not connected")
+    if torch.equal(made(KAPPA).targets(False), made(1.0).targets(False)):
+        raise BrokenPromise(f"kappa 1: the targets are those of kappa {KAPPA}, kappa is not heeded")
 
 
 def _answered(made: Made, kappa: float | None, values: Sequence[float]) -> Tensor:
@@ -173,7 +178,10 @@ def _size(targets: Tensor) -> float:
 
 
 def _row_stochastic(made: Made, agents: int, tolerance: float) -> None:
-    size = _size(_answered(made, None, [0.0] * agents))
+    nothing = _answered(made, None, [0.0] * agents)
+    size = _size(nothing)
+    if torch.equal(nothing, _answered(made, None, [size] * agents)):
+        raise UserError(f"answer: expected targets without reciprocity to change when critics answer {size:g}, not 0")
     for value in (0.0, size, -10 * size):
         agreed = [value] * agents
         plain, got = _answered(made, None, agreed), _answered(made, KAPPA, agreed)

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from torch import nn
 
-from marl.reciprocity import Exact, Reciprocal, ReciprocalCritics
+from marl.reciprocity import Exact, Reciprocal, ReciprocalCritics, UserError
 
 
 def test_a_critic_that_writes_into_its_input_does_not_write_into_the_hosts():
@@ -36,5 +37,29 @@ def test_a_space_that_yields_more_states_than_it_has_levels_is_not_heard_in_part
             yield states
             yield states
 
-    with pytest.raises(ValueError, match="zip"):
+    message = "adjacency: expected 1 adjacent states, one for each of levels, got 2"
+    with pytest.raises(UserError, match=message):
         ReciprocalCritics([lambda s: s[:, 0]] * 2, adjacency=Two())(torch.ones(2, 3, 4))
+    with pytest.raises(UserError, match=message):
+        Reciprocal(2, adjacency=Two()).adjacent(torch.ones(2, 3, 4))
+
+
+@pytest.mark.parametrize("rows", [2, 3, 7, 32])
+def test_kappa_zero_hands_each_critic_its_state_as_it_lies_in_memory(rows):
+    """Column by column as it comes; a copy that lies row by row would be multiplied in another order."""
+    torch.manual_seed(0)
+    critic = nn.Sequential(nn.Linear(3, 64), nn.ReLU(), nn.Linear(64, 1))
+    states = [torch.randn(3, rows).T for _ in range(2)]
+    with torch.no_grad():
+        expected = torch.stack([critic(state) for state in states])
+    assert torch.equal(ReciprocalCritics([critic, critic], 0.0)(states), expected)
+
+
+def test_states_of_different_precision_pass_at_kappa_zero_and_are_refused_where_they_would_be_mixed():
+    critics = [nn.Linear(3, 1), nn.Linear(3, 1).double()]
+    states = [torch.ones(4, 3), torch.ones(4, 3, dtype=torch.float64)]
+    reciprocal = ReciprocalCritics(critics, 0.0)
+    assert reciprocal(states).shape == (2, 4, 1)
+    reciprocal.kappa = 0.5
+    with pytest.raises(UserError, match=r"states\[1\]: expected float32 as states\[0\], got float64"):
+        reciprocal(states)

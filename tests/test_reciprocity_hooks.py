@@ -2,6 +2,7 @@
 
 import copy
 import random
+import threading
 import weakref
 
 import numpy as np
@@ -42,6 +43,43 @@ def test_twins_are_asked_at_the_same_adjacent_states_and_the_next_call_at_others
     assert torch.equal(one(states, action), again) and not torch.equal(again, first)
     assert not torch.equal(one(states, action), one(states, action))  # one twin twice
     assert not torch.equal(two(states.clone(), action), one(states, action))  # equal numbers, but another tensor
+
+
+def test_twins_hear_the_same_neighbour_of_a_graph_that_changes():
+    pairs = [(Single(10.0**k), Single(10.0**k)) for k in range(5)]
+    HookedCritics(pairs, 1.0, "random", "exact", neighbours=1, generator=seeded())
+    states, actions = torch.ones(1, 1), torch.zeros(1, 1)
+    heard = [(pairs[0][0](states, actions).item(), pairs[0][1](states, actions).item()) for _ in range(20)]
+    assert all(one == two for one, two in heard) and len(set(heard)) > 1
+
+
+def test_twins_may_come_as_a_list_of_modules_and_all_as_an_iterator():
+    pairs = [nn.ModuleList([Single(1.0), Single(2.0)]), nn.ModuleList([Single(10.0), Single(100.0)])]
+    HookedCritics((pair for pair in pairs), 0.5, adjacency="exact")
+    assert [critic(torch.ones(1, 2), torch.ones(1, 1)).item() for critic in pairs[0]] == [12.0, 103.0]  # as above
+
+
+def test_learners_in_threads_of_their_own_do_not_put_each_others_hooks_to_sleep():
+    """Critics say 1 and 3, so that both answer 2; each waits, when it is asked, for the other to be asked as well."""
+    together = threading.Barrier(2, timeout=10)
+
+    class Slow(Single):
+        def forward(self, state, action):
+            together.wait()
+            return super().forward(state, action)
+
+    critics, heard = [Slow(1.0), Slow(3.0)], {}
+    HookedCritics(critics, 0.5, adjacency="exact")
+
+    def learn(i):
+        heard[i] = [critics[i](torch.ones(1, 1), torch.zeros(1, 1)).item() for _ in range(3)]
+
+    threads = [threading.Thread(target=learn, args=(i,)) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert heard == {0: [2.0] * 3, 1: [2.0] * 3}
 
 
 def test_twins_that_are_asked_at_a_buffer_that_was_filled_anew_see_what_is_in_it():

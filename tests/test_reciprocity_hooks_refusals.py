@@ -3,6 +3,7 @@
 import pytest
 import torch
 from hook_tools import ACTIONS, NOTHING, STATES, Odd, Twins, networks
+from torch import nn
 
 from marl.reciprocity import HookedCritics, Peer, UserError
 
@@ -27,6 +28,9 @@ from marl.reciprocity import HookedCritics, Peer, UserError
             "reciprocity.neighbours: 2 of 2 agents",
         ),
         (lambda: HookedCritics([]), "critics: expected one or more, got none"),
+        (lambda: HookedCritics(Twins()), "critics: expected a sequence, one for each agent, got Twins"),
+        (lambda: HookedCritics(nn.Sequential(Twins())), "critics: expected a sequence, .* got Sequential"),
+        (lambda: HookedCritics({"a": Twins()}), "critics: expected a sequence, one for each agent, got dict"),
         (lambda: HookedCritics([(), ()]), "critics: expected one or more, got none"),
         (
             lambda: HookedCritics([(Twins(), Twins()), Twins()]),

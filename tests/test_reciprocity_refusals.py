@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from marl.reciprocity import (
+    AdjacencySpace,
     Exact,
     HookedCritics,
     Reciprocal,
@@ -30,6 +31,11 @@ def wrapped(*critics, **settings):
 def blended(**given):
     """The pure function on two agents and eight rows."""
     return reciprocate(**{"own": torch.ones(2, 8), "peers": torch.ones(2, 2, 8), "kappa": 0.5, **given})
+
+
+class Levelless(AdjacencySpace):
+    def __call__(self, states, real=None):
+        yield states
 
 
 def hooked(*sizes, **settings):
@@ -136,6 +142,36 @@ CASES = {
     "neighbours": (
         lambda: wrapped(graph="nearest", neighbours=2),
         "reciprocity.neighbours: 2 of 2 agents; expected 1 to 1",
+    ),
+    "wrapper, weights for members": (
+        lambda: wrapped(graph=lambda: complete(2).expand(3, 2, 2))(STATES),
+        "graph: expected weights of shape [2, 2], got [3, 2, 2]",
+    ),
+    "half a neighbour": (
+        lambda: Reciprocal(3, graph="nearest", neighbours=1.5),
+        "reciprocity.neighbours: 1.5 of 3 agents; expected 1 to 2",
+    ),
+    "generator": (lambda: wrapped(generator=0), "generator: expected a torch.Generator, got int"),
+    "widths": (lambda: wrapped(widths=4), "widths: expected a sequence, one for each critic, got int"),
+    "one critic alone": (
+        lambda: ReciprocalCritics(lambda state: state),
+        "critics: expected a sequence, one for each agent, got function",
+    ),
+    "critics by name": (
+        lambda: ReciprocalCritics({"a": lambda state: state}),
+        "critics: expected a sequence, one for each agent, got dict",
+    ),
+    "critics that are names": (
+        lambda: ReciprocalCritics(["a", "b"]),
+        "critics[0]: expected a function critic(state, *rest), got str",
+    ),
+    "arguments by name": (
+        lambda: wrapped()(STATES, {"a": STATES[0], "b": STATES[1]}),
+        "argument 1: expected a sequence, one for each state, got dict",
+    ),
+    "a space without levels": (
+        lambda: wrapped(adjacency=Levelless()),
+        "adjacency: expected levels, one for each state that the space yields, got none",
     ),
     "nobody": (lambda: ReciprocalCritics([]), "graph: expected one critic or more, got 0"),
     # nothing for each agent

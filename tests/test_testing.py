@@ -241,6 +241,30 @@ class Constant(Table):
         super().__init__(kappa and 0.1, seed)
 
 
+class ConstantAlone(Loop):
+    """One agent, whose kappa counts as .5 whatever it is."""
+
+    def __init__(self, kappa, seed):
+        super().__init__(kappa and 0.5, seed, agents=1)
+
+
+class Squared(Table):
+    """Kappa counts as its square."""
+
+    def __init__(self, kappa, seed):
+        super().__init__(kappa and kappa**2, seed)
+
+
+class OneBuffer(Loop):
+    """Targets come in the same memory each time; at kappa 0 the first of them are wrong."""
+
+    buffer = None
+
+    def targets(self, terminated):
+        self.buffer, first = torch.zeros(N, B) if self.buffer is None else self.buffer, self.buffer is None
+        return self.buffer.copy_(super().targets(terminated) + (5.0 if first and self.kappa == 0 else 0.0))
+
+
 class BlendsRewards(Loop):
     def targets(self, terminated):
         return super().targets(terminated) * (0.5 if self.kappa and terminated else 1.0)
@@ -273,7 +297,10 @@ class BootstrapsAfterTheEnd(Loop):
         (Negative, "critic 2 answers 1 more and the target of agent 0 falls by 0.225"),  # .9 * .5 * .5
         (OnlyItself, "no agent's target rises with another agent's critic"),
         (TooMuch, r"of agent 0 0, and its target is 0.225 above .* not weigh more than kappa"),  # .9 * (.75 - .5)
-        (Constant, r"kappa 1 with answers of 0.5, .* differ by 0.045; .* in proportion to kappa"),  # .9 * (.1 - .05)
+        (Constant, "kappa 1: the targets are those of kappa 0.5, kappa is not heeded"),
+        (ConstantAlone, "kappa 1: the targets are those of kappa 0.5, kappa is not heeded"),
+        (Squared, r"kappa 1 with answers of 0.5, .* differ by 0.225; .* in proportion to kappa"),  # .9 * (.5 - .25)
+        (OneBuffer, "kappa 0: targets differ by 5 from those without reciprocity in turn 1"),
         (BlendsRewards, "end the episode differ by 0.5 from those without"),  # 1 - .5
         (BootstrapsAfterTheEnd, "move the targets of transitions that end the episode by 450"),  # .9 * .5 * 1000
     ],
@@ -281,6 +308,24 @@ class BootstrapsAfterTheEnd(Loop):
 def test_a_planted_fault_is_named(make, message):
     with pytest.raises(BrokenPromise, match=message):
         check_reciprocity(make)
+
+
+def test_targets_that_are_no_numbers_are_refused():
+    class Infinite(Loop):
+        def targets(self, terminated):
+            return super().targets(terminated) + torch.tensor([0.0] * (B - 1) + [float("-inf")])
+
+    with pytest.raises(UserError, match=r"targets: expected finite numbers, got -inf of make_host\(0.5, seed\)"):
+        check_reciprocity(Infinite)
+
+
+def test_an_answer_that_does_nothing_is_said_to_do_nothing():
+    class Deaf(Loop):
+        def answer(self, values):
+            pass
+
+    with pytest.raises(UserError, match="answer: expected targets without reciprocity to change when critics answer"):
+        check_reciprocity(Deaf)
 
 
 def test_targets_that_are_no_tensor_are_refused():

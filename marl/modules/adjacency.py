@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from marl.config import suggestion
-from marl.modules.guards import batched, passing, require_tensor
+from marl.modules.guards import batched, full_precision, passing, require_tensor
+from marl.modules.moments import Moments
 from marl.streams import Streams
 from marl.types import State, UserError
 
@@ -94,14 +95,17 @@ class Nearest(AdjacencySpace):
 
     def __call__(self, states: Tensor, real: Tensor | None = None) -> Iterator[Tensor]:
         count = len(self.levels)
+        _need_fractions("knn", states)
         _need_rows("knn", states, count + 1)
         mask = None if self.mask is None else self.mask.to(states.device).unsqueeze(-2)
         known = states if mask is None else states.masked_fill(~mask, 0.0)
         if self.metric == "euclidean":
+            known = known - known.mean(-2, keepdim=True)  # cdist subtracts squares, which large numbers would cancel
             distance = torch.cdist(known, known)
         else:
-            unit = torch.nn.functional.normalize(known, dim=-1)
-            distance = 1 - unit @ unit.transpose(-1, -2)
+            with full_precision(known):
+                unit = torch.nn.functional.normalize(known, dim=-1)
+                distance = 1 - unit @ unit.transpose(-1, -2)
         if real is not None:
             distance.masked_fill_(~real[:, None, None], torch.inf)
         distance.diagonal(dim1=-2, dim2=-1).fill_(torch.inf)
@@ -295,12 +299,19 @@ class Gaussian(Perturbed):
                 "reciprocity: adjacency gaussian keeps a running deviation, which torch.func.vmap cannot follow; "
                 "expected resample, mask, knn, peer or exact"
             )
-        rows = states.shape[-2]
+        _need_fractions("gaussian", states)
+        rows, width = states.shape[-2:]
         if self.moments.count + rows < 2:
             raise UserError(
                 f"reciprocity: adjacency gaussian needs a batch of 2 states or more for its first deviation, got {rows}"
             )
-        self.moments.update(states)
+        known = self.moments.mean.shape[-1:]
+        if known not in ((), (width,)):
+            raise UserError(
+                f"reciprocity: adjacency gaussian has seen states of {known[0]} numbers, got some of {width}"
+            )
+        if rows:
+            self.moments.update(states)
         return super().__call__(states, real)
 
     def values(self, states: Tensor, index: Tensor, real: Tensor | None) -> Tensor:
@@ -314,35 +325,6 @@ class Gaussian(Perturbed):
     def load_state_dict(self, state: State) -> None:
         super().load_state_dict(state)
         self.moments.load_state_dict(state["moments"])
-
-
-class Moments:
-    """Mean and variance of each coordinate over every row seen, merged batch by batch (Chan, Golub, LeVeque 1979)."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.mean = torch.zeros((), dtype=torch.float64)
-        self.squares = torch.zeros((), dtype=torch.float64)
-
-    def update(self, states: Tensor) -> None:
-        """Take ``[P, G, B, D]`` into account."""
-        rows = states.shape[-2]
-        variance, mean = torch.var_mean(states, dim=-2, correction=0)
-        total = self.count + rows
-        shift = mean.double() - self.mean.to(mean.device)
-        self.squares = self.squares.to(mean.device) + variance * rows + shift.square() * (self.count * rows / total)
-        self.mean = mean.double() - shift * (self.count / total)
-        self.count = total
-
-    def std(self) -> Tensor:
-        """``[P, G, D]`` float64, of the population (divided by the count)."""
-        return (self.squares / self.count).sqrt()
-
-    def state_dict(self) -> State:
-        return {"count": self.count, "mean": self.mean, "squares": self.squares}
-
-    def load_state_dict(self, state: State) -> None:
-        self.count, self.mean, self.squares = state["count"], state["mean"], state["squares"]
 
 
 def _padded(mask: Tensor | None) -> Tensor | None:
@@ -363,4 +345,13 @@ def _need_rows(adjacency: str, states: Tensor, needed: int) -> None:
         raise UserError(
             f"reciprocity: adjacency {adjacency} takes values from other rows and needs a batch of {needed} states or "
             f"more, got {states.shape[-2]}; mask and exact take any"
+        )
+
+
+def _need_fractions(adjacency: str, states: Tensor) -> None:
+    if not states.is_floating_point():
+        kind = str(states.dtype).removeprefix("torch.")
+        raise UserError(
+            f"reciprocity: adjacency {adjacency} needs states in floating point, got {kind}; resample, mask and exact "
+            "take whole numbers"
         )

@@ -93,6 +93,8 @@ class Reciprocal(torch.nn.Module):
             adjacency = make_space(ReciprocityConfig(**config), streams, mask)
         elif not isinstance(adjacency, AdjacencySpace):
             raise UserError(f"adjacency: expected a name or an AdjacencySpace, got {type(adjacency).__name__}")
+        elif not getattr(adjacency, "levels", ()):
+            raise UserError("adjacency: expected levels, one for each state that the space yields, got none")
         if isinstance(graph, str):
             links = Streams([torch.initial_seed()], "reciprocity/graph") if generator is None else streams
             graph = make_graph(graph, agents, min(2, agents - 1) if neighbours is None else neighbours, links)
@@ -126,7 +128,7 @@ class Reciprocal(torch.nn.Module):
             raise UserError(f"states: expected shape [{self.agents}, B, D] or [1, B, D], got {list(states.shape)}")
         if states.dim() != 3:  # [G, B, D] fits every space
             check_state("states[0]", states[0], self.engine.space)
-        near = list(self.engine.space(states.unsqueeze(0)))
+        near = self.engine.near(states.unsqueeze(0))
         fresh = isinstance(self.engine.space, Perturbed)  # others may hand out the host's own states
         return near[0] if fresh and len(near) == 1 else torch.cat(near)
 
@@ -192,7 +194,10 @@ class Reciprocal(torch.nn.Module):
 
     @property
     def gap(self) -> Tensor | None:
-        """``[N]``: mean |Z* - Z| of the last call; None if it blended nothing, or ran inside a vmap."""
+        """``[N]``: mean |Z* - Z| of the last call; None if it blended nothing, or ran inside a vmap.
+
+        Wrong if the host has written into its result since.
+        """
         if self.engine.last is None:
             return None
         own, value = self.engine.last
@@ -221,6 +226,8 @@ class _Given(Streams):
     shared = True
 
     def __init__(self, generator: torch.Generator) -> None:
+        if not isinstance(generator, torch.Generator):
+            raise UserError(f"generator: expected a torch.Generator, got {type(generator).__name__}")
         if generator.device.type != "cpu":
             raise UserError(f"generator: expected one on the cpu, got one on {generator.device}")
         self.generators = [generator]

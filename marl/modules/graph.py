@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Integral
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -102,7 +103,7 @@ class Fixed:
         self._set(weights)
 
     def _set(self, weights: Tensor) -> None:
-        self.weights = validated(weights)
+        self.weights = validated(weights).clone()  # what is known of them must stay true
         self.listens: list[list[bool]] | None = None
         self.only: list[int] | None = None
         self.identity, self.hears_itself, self.everybody = False, True, False
@@ -188,5 +189,5 @@ def make_graph(kind: str, n: int, neighbours: int, streams: Streams) -> Graph:
 
 
 def _check_neighbours(n: int, k: int) -> None:
-    if not 1 <= k < n:
-        raise UserError(f"reciprocity.neighbours: {k} of {n} agents; expected 1 to {n - 1}")
+    if not isinstance(k, Integral) or not 1 <= k < n:
+        raise UserError(f"reciprocity.neighbours: {k!r} of {n} agents; expected 1 to {n - 1}")

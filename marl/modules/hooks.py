@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from marl.modules.adjacency import AdjacencySpace
 from marl.modules.foreign import Kappa, Links, Reciprocal
 from marl.modules.graph import listeners, sole
 from marl.modules.guards import batched
-from marl.modules.plain import check_alike, check_answer, check_state
+from marl.modules.plain import as_list, check_alike, check_answer, check_state
 from marl.modules.quick import Shortcuts, quick
 from marl.modules.reciprocity import Reciprocity
 from marl.types import UserError
@@ -36,7 +37,7 @@ class HookedCritics(torch.nn.Module):
     Args:
         critics: N target critics, different modules. One alone hears itself, at adjacent states. Twins that are modules
             of their own come as N tuples: first twins hear first ones, second ones second ones, and where twins are
-            called with the same tensor one after the other they are asked at the same adjacent states.
+            called with the same tensor one after the other they hear the same neighbours at the same adjacent states.
         kappa: weight of the neighbours, 0 (off) to 1; or a function of the number of calls so far, of all critics
             together, as ``LinearKappa``.
         graph, neighbours, rho, count, sigma, metric, generator: see ``Reciprocal``.
@@ -62,7 +63,8 @@ class HookedCritics(torch.nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        self.critics, self.groups = list(critics), _grouped(critics)
+        self.critics = as_list(critics)
+        self.groups = _grouped(self.critics)
         options: Any = {"neighbours": neighbours, "rho": rho, "count": count, "sigma": sigma, "metric": metric}
         self.reciprocal = Reciprocal(len(self.critics), kappa, graph, adjacency, generator=generator, **options)
         if self.reciprocal.engine.space.views:
@@ -71,7 +73,7 @@ class HookedCritics(torch.nn.Module):
                 "expected resample, mask, gaussian, knn or exact"
             )
         self.shortcuts = [[Shortcuts(critic) for critic in twins] for twins in self.groups]
-        self.now = _Now()
+        self.now, self.mine = _Now(), _Mine()
         self.handles = [
             critic.register_forward_hook(_Hook(self, i, k), with_kwargs=True)
             for i, twins in enumerate(self.groups)
@@ -94,7 +96,10 @@ class HookedCritics(torch.nn.Module):
 
     @property
     def gap(self) -> Tensor | None:
-        """``[1]``: mean |Z* - Z| of the last call, whichever critic's it was; None if it blended nothing."""
+        """``[1]``: mean |Z* - Z| of the last call, whichever critic's it was; None if it blended nothing.
+
+        Wrong if the host has written into that answer since.
+        """
         if self.now.last is None:
             return None
         parts = zip(*self.now.last, strict=True)
@@ -103,7 +108,7 @@ class HookedCritics(torch.nn.Module):
     @torch.no_grad()
     def answer(self, i: int, k: int, output: Any, arguments: Sequence[Any], options: Mapping[str, Any]) -> Any:
         """What twin k of critic i answers instead of ``output`` to that call; None: the same."""
-        now, reciprocal = self.now, self.reciprocal
+        now, mine, reciprocal = self.now, self.mine, self.reciprocal
         now.last, engine = None, reciprocal.engine
         if not reciprocal.turn():
             return None
@@ -113,18 +118,31 @@ class HookedCritics(torch.nn.Module):
         check_state(f"states of critic {i}", states, engine.space)
         own = [part.detach() if part.requires_grad else part for part in _parts(i, output)]
         check_answer(i, own[0], states)
-        who, links = self._heard_by(i, own[0], engine)
-        if not who:
+        drawn = self._drawn(i, k, states, own[0])
+        if not drawn.who:
             return _like(output, own)
-        adjacent = self._adjacent(i, k, states, engine.space)
-        now.asleep = True
+        mine.asleep = True
         try:
-            answers = [self._ask(j, k, (near, *rest), options, i, own) for near in adjacent for j in who]
+            answers = [self._ask(j, k, (near, *rest), options, i, own) for near in drawn.near for j in drawn.who]
         finally:
-            now.asleep = False
-        values = [_blended(reciprocal, part, heard, links) for part, *heard in zip(own, *answers, strict=True)]
+            mine.asleep = False
+        values = [_blended(reciprocal, part, heard, drawn.links) for part, *heard in zip(own, *answers, strict=True)]
         now.last = None if any(map(batched, values)) else (own, values)
         return _like(output, values)
+
+    def _drawn(self, i: int, k: int, states: Tensor, own: Tensor) -> _Drawn:
+        """Whom critic i hears, and at which states adjacent to ``[B, D]``; drawn once for all its twins."""
+        shared = len(self.groups[i]) > 1 and not torch.compiler.is_compiling()
+        if shared and self.mine.drawn.serves(i, k, states):
+            self.mine.drawn.asked.add(k)
+            return self.mine.drawn
+        engine = self.reciprocal.engine
+        who, links = self._heard_by(i, own, engine)
+        near = [near.squeeze((0, 1)) for near in engine.near(states.unsqueeze(0).unsqueeze(0))] if who else []
+        if not shared:
+            return _Drawn(who, links, near)
+        self.mine.drawn = _Drawn(who, links, near, i, weakref.ref(states), _version(states), {k})
+        return self.mine.drawn
 
     def _heard_by(self, i: int, own: Tensor, engine: Reciprocity) -> tuple[list[int], Tensor | None]:
         """Whom critic i hears, and with what weights ``[1, 1, J]``; None: with weight 1, as one alone is."""
@@ -136,17 +154,6 @@ class HookedCritics(torch.nn.Module):
         listens = listeners(engine.graph, weights)
         who = [j for j in range(n) if listens is None or listens[i][j]]
         return who, None if len(who) == 1 else weights[:, i : i + 1, who]
-
-    def _adjacent(self, i: int, k: int, states: Tensor, space: AdjacencySpace) -> Sequence[Tensor]:
-        """S# of states ``[B, D]``, drawn once for all twins of critic i."""
-        shared = len(self.groups[i]) > 1 and not torch.compiler.is_compiling()
-        if shared and self.now.drawn.serves(i, k, states):
-            self.now.drawn.asked.add(k)
-            return self.now.drawn.near
-        near = [near.squeeze((0, 1)) for near in space(states.unsqueeze(0).unsqueeze(0))]
-        if shared:
-            self.now.drawn = _Drawn(i, weakref.ref(states), _version(states), near, {k})
-        return near
 
     def _ask(
         self, j: int, k: int, arguments: Sequence[Any], options: Mapping[str, Any], i: int, own: Sequence[Tensor]
@@ -168,21 +175,20 @@ class HookedCritics(torch.nn.Module):
 
 @dataclass
 class _Drawn:
-    """The adjacent states of a call, and the twins of that agent that have been asked at them."""
+    """Whom an agent hears, with what weights, at which adjacent states; and its twins that have been served so far."""
 
+    who: Sequence[int] = ()
+    links: Tensor | None = None
+    near: Sequence[Tensor] = ()
     agent: int = -1
     states: Callable[[], Tensor | None] = lambda: None
     version: int = 0
-    near: Sequence[Tensor] = ()
     asked: set[int] = field(default_factory=set)
 
     def serves(self, agent: int, twin: int, states: Tensor) -> bool:
         """Whether that twin is now asked at the same states, which nobody has written into since."""
         same = self.states() is states and self.agent == agent and self.version == _version(states)
         return same and twin not in self.asked
-
-    def __reduce__(self) -> tuple[type[_Drawn], tuple[()]]:
-        return _Drawn, ()  # a copy draws anew
 
 
 def _version(states: Tensor) -> int:
@@ -194,14 +200,25 @@ class _Now:
     """What changes from call to call, apart from the module, which is slow to write to.
 
     Attributes:
-        asleep: hooks let answers pass.
         last: Z and Z* of the last call, part by part; None if it blended nothing or ran inside a vmap.
-        drawn: the newest adjacent states.
     """
 
-    asleep: bool = False
     last: tuple[Sequence[Tensor], Sequence[Tensor]] | None = None
-    drawn: _Drawn = field(default_factory=_Drawn)
+
+
+class _Mine(threading.local):
+    """What each thread has for itself.
+
+    Attributes:
+        asleep: hooks let answers pass.
+        drawn: what its newest call drew.
+    """
+
+    asleep = False
+    drawn = _Drawn()
+
+    def __reduce__(self) -> tuple[type[_Mine], tuple[()]]:
+        return _Mine, ()  # a copy draws anew
 
 
 @dataclass(frozen=True)
@@ -213,12 +230,13 @@ class _Hook:
     twin: int
 
     def __call__(self, _: torch.nn.Module, arguments: tuple[Any, ...], options: dict[str, Any], output: Any) -> Any:
-        return None if self.owner.now.asleep else self.owner.answer(self.index, self.twin, output, arguments, options)
+        return None if self.owner.mine.asleep else self.owner.answer(self.index, self.twin, output, arguments, options)
 
 
 def _grouped(critics: Sequence[Any]) -> list[tuple[torch.nn.Module, ...]]:
     """Each critic's twins; raises ``UserError`` for what cannot be hooked."""
-    groups = [tuple(entry) if isinstance(entry, tuple | list) else (entry,) for entry in critics]
+    several = tuple | list | torch.nn.ModuleList
+    groups = [tuple(entry) if isinstance(entry, several) else (entry,) for entry in critics]
     if not groups or not groups[0]:
         raise UserError("critics: expected one or more, got none")
     names: dict[int, str] = {}

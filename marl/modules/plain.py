@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -88,6 +88,14 @@ class Critics:
             for j in agents
         ]
         return torch.stack(answers).unflatten(0, (len(near), groups, len(agents)))
+
+
+def as_list(critics: Any) -> list[Any]:
+    """Critics one by one; raises ``UserError`` for one alone, and for a mapping, which would be its keys."""
+    alone = isinstance(critics, torch.nn.Module) and not isinstance(critics, torch.nn.ModuleList)
+    if alone or isinstance(critics, Mapping) or not isinstance(critics, Iterable):
+        raise UserError(f"critics: expected a sequence, one for each agent, got {type(critics).__name__}")
+    return list(critics)
 
 
 def check_answer(j: int, value: Any, states: Tensor) -> None:

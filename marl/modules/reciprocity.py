@@ -8,9 +8,10 @@ parts, each replaceable: the adjacency space (which s#), the graph (which j), th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Literal, Protocol
 
 import torch
@@ -148,14 +149,26 @@ class Reciprocity:
     def links(self, agents: int, values: Tensor) -> Tensor:
         """The graph's weights at this call, ``[P or 1, N, N]``.
 
-        Raises ``UserError`` for another number of agents, and for a user's weights that lie on another device.
+        Raises ``UserError`` for another number of agents or members, and for a user's weights on another device.
         """
         weights = self.graph()
         if weights.shape[-1] != agents:
             raise UserError(f"graph: weights for {weights.shape[-1]} agents arrived, but there are {agents} critics")
+        if len(weights) not in (1, len(self.kappa)):
+            expected = [agents, agents] if len(self.kappa) == 1 else [len(self.kappa), agents, agents]
+            raise UserError(f"graph: expected weights of shape {expected}, got {list(weights.shape)}")
         if self.foreign:
             same_device({"the batch": values, "graph": weights})
         return weights
+
+    def near(self, states: Tensor) -> list[Tensor]:
+        """S# of states ``[P, G, B, D]``; raises ``UserError`` unless a user's space yields as many as it has levels."""
+        near = list(self.space(states))
+        if len(near) != len(self.shares):
+            raise UserError(
+                f"adjacency: expected {len(self.shares)} adjacent states, one for each of levels, got {len(near)}"
+            )
+        return near
 
     def blended(self, own: Tensor, others: Tensor, weights: Tensor | None) -> Tensor:
         """``blend`` with the kappas, noted for ``gap`` (inside a vmap there is nothing that could be kept)."""
@@ -235,10 +248,10 @@ def make_space(config: ReciprocityConfig, streams: Streams, mask: Tensor | None 
         raise UserError(
             f"reciprocity.rho: expected levels of 1 or more, got {','.join(map(str, config.rho)) or 'none'}"
         )
-    if config.count < 1:
-        raise UserError(f"reciprocity.count: expected 1 or more, got {config.count}")
-    if config.sigma < 0:
-        raise UserError(f"reciprocity.sigma: expected 0 or more, got {config.sigma}")
+    if not isinstance(config.count, Integral) or config.count < 1:
+        raise UserError(f"reciprocity.count: expected a whole number of 1 or more, got {config.count!r}")
+    if not isinstance(config.sigma, Real) or not 0 <= config.sigma < math.inf:
+        raise UserError(f"reciprocity.sigma: expected a finite number of 0 or more, got {config.sigma!r}")
     makers: dict[str, Callable[[], AdjacencySpace]] = {
         "resample": lambda: Resample(streams, config.rho, config.count, mask),
         "mask": lambda: Mask(streams, config.rho, config.count, mask),

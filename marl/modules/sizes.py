@@ -40,6 +40,8 @@ class Leading(Alike):
 
     def __init__(self, widths: Sequence[int], agents: int) -> None:
         super().__init__()
+        if not isinstance(widths, Sequence):
+            raise UserError(f"widths: expected a sequence, one for each critic, got {type(widths).__name__}")
         if len(widths) != agents:
             raise UserError(f"widths: expected one for each of {agents} critics, got {len(widths)}")
         self.widths = widths

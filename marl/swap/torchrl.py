@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from torchrl.objectives.value import GAE, TD0Estimator, TD1Estimator, TDLambdaEs
 from marl.modules.graph import listeners, sole
 from marl.modules.onednn import is_large, onednn
 from marl.reciprocity import Reciprocal
+from marl.swap.hearers import Hearers, hearers
 from marl.types import UserError
 
 __all__ = ["blend_targets"]
@@ -53,12 +54,16 @@ def blend_targets(loss: LossModule | ValueEstimatorBase, reciprocal: Reciprocal)
     elif isinstance(loss, TD3Loss):
         _wire_twins(loss, reciprocal)
     elif isinstance(loss, DDPGLoss):
-        team = Team(loss.value_network, loss.tensor_keys.state_action_value, frozenset(loss.actor_network.out_keys))
+        arguments = frozenset(loss.actor_network.out_keys)
+        team = Team(loss.value_network, lambda: loss.tensor_keys.state_action_value, arguments)
         _wire_estimator(loss, lambda estimator: _wire_estimate(estimator, team, reciprocal))
     elif isinstance(loss, QMixerLoss):
-        keys, read = loss.tensor_keys, frozenset(map(unravel_key, loss.mixer_network.in_keys))
         local = Team(
-            loss.local_value_network, keys.local_value, heard=keys.action_value, pick=_best_by_own(loss), read=read
+            loss.local_value_network,
+            lambda: loss.tensor_keys.local_value,
+            heard=lambda: loss.tensor_keys.action_value,
+            pick=_best_by_own(loss),
+            read=frozenset(map(unravel_key, loss.mixer_network.in_keys)),
         )
         _wire_estimator(loss, lambda estimator: _wire_estimate(estimator, local, reciprocal))
     else:
@@ -80,9 +85,9 @@ class Team:
 
     Attributes:
         critic: the network, which says what it reads and writes.
-        value: the key of its values, ``[R, N, C]``.
+        value: gives the key of its values, ``[R, N, C]``, which ``set_keys`` may change.
         arguments: what it reads that is no part of a state: critic j at agent i's state reads agent i's entry as it is.
-        heard: the key of what is heard of the critics at adjacent states. None: their values.
+        heard: gives the key of what is heard of the critics at adjacent states. None: their values.
         pick: ``(heard, answers, arranged)``: that of what is heard, ``[S, L, N_j, R, A]`` or ``[S, N_i, R, A]``, which
             counts, by what the hearing agents answer at the R true states; ``arranged`` brings such ``[R, N, *]`` into
             the order of what is heard, ``[N_i, 1, R, *]`` where joint critics answer all at once. None: all counts.
@@ -93,9 +98,9 @@ class Team:
     """
 
     critic: Any
-    value: Key
+    value: Callable[[], Key]
     arguments: frozenset[Key] = frozenset()
-    heard: Key | None = None
+    heard: Callable[[], Key] | None = None
     pick: Callable[[Tensor, TensorDictBase, Callable[[Tensor], Tensor]], Tensor] | None = None
     read: frozenset[Key] | None = None
     joint: bool | None = None
@@ -106,8 +111,9 @@ class Team:
         rows = data if data.dim() == 1 else data.reshape(-1)
         blend, out = self.blended(reciprocal, rows, call)
         others = [key for key in self.critic.out_keys if self.read is None or unravel_key(key) in self.read]
-        answers = [(key, out.get(key)[: len(rows)]) for key in others if key != self.value]
-        for key, answer in [*answers, (self.value, blend)]:
+        value = self.value()
+        answers = [(key, out.get(key)[: len(rows)]) for key in others if key != value]
+        for key, answer in [*answers, (value, blend)]:
             data.set(key, answer.reshape(*data.shape, *answer.shape[1:]))
         return data
 
@@ -141,7 +147,7 @@ class Team:
         with onednn() if self.large else nullcontext():
             out = call(TensorDict(asked, [count + levels * calls * count]))
         values = self._values(out, count, n)
-        heard = out.get(self.heard or self.value)[count:].unflatten(0, (levels, calls, count)).transpose(2, 3)
+        heard = out.get((self.heard or self.value)())[count:].unflatten(0, (levels, calls, count)).transpose(2, 3)
         alone = sole(engine.graph) is not None
         if alone:
             heard = who.alone(heard)
@@ -170,9 +176,10 @@ class Team:
             if entry.is_floating_point():
                 one = torch.eye(agents).to(entry).reshape(agents, 1, agents, *[1] * (entry.dim() - 3))
                 moved[key] = (entry + torch.cat([one, -one]) * (1 + entry.abs())).flatten(0, 1)
+        value = self.value()
         with _undisturbed(self.critic):
-            before, after = (call(TensorDict(x, [len(next(iter(x.values())))])).get(self.value) for x in (still, moved))
-        _require_agents(self.value, before, agents)
+            before, after = (call(TensorDict(x, [len(next(iter(x.values())))])).get(value) for x in (still, moved))
+        _require_agents(value, before, agents)
         change = ~torch.isclose(before, after, rtol=0, atol=0, equal_nan=True)
         change = change.unflatten(0, (2, agents, -1)).transpose(2, 3).flatten(3).any(-1).any(0)  # of j by moving i
         own = torch.eye(agents, dtype=torch.bool, device=change.device)
@@ -182,8 +189,8 @@ class Team:
 
     def _values(self, out: TensorDictBase, count: int, agents: int) -> Tensor:
         """Those at the true states, ``[N, R, C]``."""
-        values = out.get(self.value)[:count]
-        _require_agents(self.value, values, agents)
+        values = out.get(self.value())[:count]
+        _require_agents(self.value(), values, agents)
         return values.transpose(0, 1)
 
     def _adjacent(
@@ -195,7 +202,7 @@ class Team:
         state = parts[only] if only else torch.cat(list(parts.values()), -1)  # [R, N, D]
         graph, n = reciprocal.engine.graph, reciprocal.agents
         listens = listeners(graph, weights)
-        who = _hearers(None if listens is None else tuple(map(tuple, listens)), n, bool(self.joint))
+        who = hearers(None if listens is None else tuple(map(tuple, listens)), n, bool(self.joint))
         if self.joint:
             near = reciprocal.adjacent(state.flatten(1).unsqueeze(0)).unflatten(-1, state.shape[1:])
         else:
@@ -209,58 +216,6 @@ class Team:
 def _require_agents(key: Key, entry: Tensor, agents: int) -> None:
     if entry.dim() < 3 or entry.shape[1] != agents:
         raise UserError(f"{key}: expected shape [rows, {agents}, *] for {agents} agents, got {list(entry.shape)}")
-
-
-@dataclass(frozen=True)
-class Hearers:
-    """At whose adjacent states the N critics are asked, in L calls: in call l critic j at a state of agent who[l, j].
-
-    Attributes:
-        who: ``[L, N]``: the agents that hear critic j, itself where they are fewer than L; None: each its own, L = 1.
-        joint: everybody hears all critics at one state, L = 1.
-        place: ``[N]``: where among L N answers that of the first critic stands which agent i hears; 0 where it hears
-            none. None: each hears its own.
-    """
-
-    who: Tensor | None
-    joint: bool
-    place: Tensor | None
-
-    def of(self, agents: Tensor) -> Tensor:
-        """What belongs to agents, ``[A, N, *]``, as the critics read it: ``[A, L, N, *]``."""
-        if self.who is None:
-            return agents.unsqueeze(1)
-        return agents.index_select(1, self.who.flatten().to(agents.device)).unflatten(1, self.who.shape)
-
-    def hearing(self, agents: Tensor) -> Tensor:
-        """Agents' ``[R, N, *]`` where they hear: ``[L, N_j, R, *]``, of joint critics ``[N_i, 1, R, *]``."""
-        return agents.transpose(0, 1).unsqueeze(1) if self.joint else self.of(agents).movedim(0, 2)
-
-    def alone(self, answers: Tensor) -> Tensor:
-        """``[S, L, N_j, R, C]`` -> ``[S, N_i, R, C]``, from the one whom each agent hears."""
-        flat = answers.flatten(1, 2)
-        return flat if self.place is None else flat.index_select(1, self.place.to(flat.device))
-
-    def placed(self, answers: Tensor) -> Tensor:
-        """``[S, L, N_j, R, C]`` -> ``[S, N_i, N_j, R, C]``, 0 where i does not hear j."""
-        agents = torch.arange(answers.shape[2])
-        heard = answers.new_zeros(len(answers), len(agents), *answers.shape[2:])
-        heard[:, agents.unsqueeze(0) if self.who is None else self.who, agents] = answers
-        return heard
-
-
-@lru_cache(maxsize=64)
-def _hearers(listens: tuple[tuple[bool, ...], ...] | None, agents: int, joint: bool) -> Hearers:
-    """By who listens to whom; None: everybody to everybody. Joint critics are asked at one state, which all share."""
-    heard_by = [[i for i in range(agents) if listens is None or listens[i][j]] for j in range(agents)]
-    most = max(1, *map(len, heard_by))
-    who = torch.tensor([column + [j] * (most - len(column)) for j, column in enumerate(heard_by)]).T
-    first = [next((j for j in range(agents) if i in heard_by[j]), 0) for i in range(agents)]
-    call = [heard_by[j].index(i) if i in heard_by[j] and not joint else 0 for i, j in enumerate(first)]
-    place = torch.tensor([row * agents + j for row, j in zip(call, first, strict=True)])
-    own = torch.arange(agents)
-    alike = joint or torch.equal(who, own.unsqueeze(0))
-    return Hearers(None if alike else who, joint, None if torch.equal(place, own) else place)
 
 
 def _agents_first(agents: Tensor) -> Tensor:
@@ -339,8 +294,10 @@ def _wire_twins(loss: TD3Loss, reciprocal: Reciprocal) -> None:
     """Under target parameters the critics answer Z*, of which the loss then takes the minimum over the twins."""
     if not loss.delay_qvalue:
         raise UserError("TD3Loss: expected delay_qvalue=True, targets cannot be told from critics without")
-    value, make = loss.tensor_keys.state_action_value, loss._make_vmap
-    team = Team(loss.qvalue_network, value, frozenset(loss.actor_network.out_keys))
+    make = loss._make_vmap
+    team = Team(
+        loss.qvalue_network, lambda: loss.tensor_keys.state_action_value, frozenset(loss.actor_network.out_keys)
+    )
 
     def make_vmap() -> None:
         make()
@@ -349,12 +306,12 @@ def _wire_twins(loss: TD3Loss, reciprocal: Reciprocal) -> None:
         def answered(data: TensorDictBase, params: TensorDictBase) -> TensorDictBase:
             def call(rows: TensorDictBase) -> TensorDictBase:  # [R] -> values [R, N, twins]
                 twins = asked(rows.expand(len(data), *rows.batch_size), params)
-                return rows.set(value, twins.get(value).squeeze(-1).movedim(0, -1))
+                return rows.set(team.value(), twins.get(team.value()).squeeze(-1).movedim(0, -1))
 
             if params is not loss.target_qvalue_network_params or not reciprocal.turn():
                 return asked(data, params)
-            blend = team.answer(reciprocal, data[0], call).get(value)
-            return TensorDict({value: blend.movedim(-1, 0).unsqueeze(-1)}, data.batch_size)
+            blend = team.answer(reciprocal, data[0], call).get(team.value())
+            return TensorDict({team.value(): blend.movedim(-1, 0).unsqueeze(-1)}, data.batch_size)
 
         loss._vmap_qvalue_network00 = answered
 
@@ -371,7 +328,7 @@ def _wire_values(estimator: ValueEstimatorBase, reciprocal: Reciprocal) -> None:
 
     @cache
     def team_of(value: Key) -> Team:
-        return Team(critic, value)
+        return Team(critic, lambda: value)
 
     def call_value_nets(data: TensorDictBase, params: Any, next_params: Any, **kwargs: Any) -> tuple[Any, ...]:
         value, next_value, *rest = asked(data=data, params=params, next_params=next_params, **kwargs)
@@ -380,7 +337,7 @@ def _wire_values(estimator: ValueEstimatorBase, reciprocal: Reciprocal) -> None:
         team, following = team_of(kwargs["value_key"]), data.get("next").select(*critic.in_keys)
         borrowed = nullcontext() if next_params is None else next_params.to_module(critic)
         with borrowed:
-            blend = team.answer(reciprocal, following, critic).get(team.value)
+            blend = team.answer(reciprocal, following, critic).get(kwargs["value_key"])
         if isinstance(estimator, GAE):
             blend = torch.lerp(next_value, blend, _bootstrapped(estimator, data, next_value))
         return value, blend, *rest

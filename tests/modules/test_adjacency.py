@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch._subclasses import FakeTensorMode
 
-from marl.modules.adjacency import Exact, Gaussian, Mask, Moments, Nearest, Peer, Resample, level_weights
+from marl.modules.adjacency import Exact, Gaussian, Mask, Nearest, Peer, Resample, level_weights
+from marl.modules.moments import Moments
 from marl.modules.reciprocity import ReciprocityConfig, make_space
 from marl.streams import Streams
 from marl.types import UserError
@@ -275,6 +276,70 @@ def test_knn_gives_the_nearest_rows_in_order_within_each_agent_alone():
     assert Nearest(2, "euclidean").levels == (1, 1)
 
 
+def test_knn_finds_the_nearest_of_many_rows_far_from_the_origin():
+    """From 26 rows on torch takes distances from squares: of 1000 and .1 in float32 nothing of the latter is left."""
+    wide = torch.tensor([1000.0, 0.0, 0.0])
+    states = wide + 0.1 * torch.randn(1, 1, 256, 3, generator=torch.Generator().manual_seed(0))
+    (near,), (exact,) = (Nearest(1, "euclidean")(rows) for rows in (states, states.double()))
+    distance = (states[0, 0].double().unsqueeze(1) - states[0, 0].double()).norm(dim=-1).fill_diagonal_(torch.inf)
+    assert torch.equal(exact[0, 0], states[0, 0].double()[distance.argmin(-1)])
+    assert torch.equal(near, exact.float())
+
+
+def test_knn_finds_the_same_rows_under_autocast():
+    states = torch.tensor([1.0, 2.0, 3.0]) + torch.randn(1, 1, 64, 3, generator=torch.Generator().manual_seed(0)) * 0.05
+    for metric in ("euclidean", "cosine"):
+        (plain,) = Nearest(1, metric)(states)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            (near,) = Nearest(1, metric)(states)
+        assert torch.equal(near, plain)
+
+
+def test_an_empty_batch_leaves_the_moments_of_gaussian_as_they_were():
+    space, states = Gaussian(streams(), (1,), 1, 0.05), torch.arange(8.0).view(1, 1, 4, 2)
+    list(space(states))
+    before = space.moments.std()
+    (near,) = space(states[:, :, :0])
+    assert near.shape == (1, 1, 0, 2) and torch.equal(space.moments.std(), before)
+
+
+def test_moments_of_half_precision_numbers_do_not_overflow():
+    """1000 squared is more than the largest number in half precision, 65504."""
+    states = torch.tensor([-1000.0, 1000.0], dtype=torch.half).view(1, 1, 2, 1)
+    moments = Moments()
+    moments.update(states)
+    assert moments.std().item() == 1000.0
+
+
+def test_moments_that_threads_update_together_stay_of_one_piece():
+    """Each batch has mean 0 and deviation 1, so whatever part of them counted, so has the whole."""
+    batch, moments = torch.tensor([-1.0, 1.0]).view(1, 1, 2, 1), Moments()
+    threads = [threading.Thread(target=lambda: [moments.update(batch) for _ in range(300)]) for _ in range(4)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert (moments.mean.item(), moments.std().item()) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("name", ["gaussian", "knn"])
+def test_whole_numbers_are_refused_where_distances_are_needed(name):
+    with pytest.raises(UserError, match=f"adjacency {name} needs states in floating point, got int64; resample"):
+        list(make_space(ReciprocityConfig(adjacency=name), streams())(torch.ones(1, 1, 4, 2, dtype=torch.int64)))
+
+
+def test_gaussian_refuses_states_of_another_size_than_before():
+    space = Gaussian(streams(), (1,), 1, 0.05)
+    list(space(torch.ones(1, 1, 4, 2)))
+    with pytest.raises(UserError, match="gaussian has seen states of 2 numbers, got some of 3"):
+        list(space(torch.ones(1, 1, 4, 3)))
+
+
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
 def test_knn_looks_away_from_padding_and_leaves_it_as_it_is(metric):
     # by the two real coordinates (1, 0) is nearest to (2, 1); with the junk in the third, to (9, 9)
@@ -320,8 +385,10 @@ def test_a_member_has_the_same_adjacent_states_alone_as_in_a_population(name):
     [
         ({"rho": ()}, "reciprocity.rho: expected levels of 1 or more, got none"),
         ({"rho": (2, 0)}, "reciprocity.rho: expected levels of 1 or more, got 2,0"),
-        ({"count": 0}, "reciprocity.count: expected 1 or more, got 0"),
-        ({"sigma": -1.0}, "reciprocity.sigma: expected 0 or more, got -1.0"),
+        ({"count": 0}, "reciprocity.count: expected a whole number of 1 or more, got 0"),
+        ({"count": 1.5}, "reciprocity.count: expected a whole number of 1 or more, got 1.5"),
+        ({"sigma": float("nan")}, "reciprocity.sigma: expected a finite number of 0 or more, got nan"),
+        ({"sigma": -1.0}, "reciprocity.sigma: expected a finite number of 0 or more, got -1.0"),
         ({"adjacency": "resampel"}, "did you mean 'resample'"),
         ({"adjacency": "knn", "metric": "cosin"}, "did you mean 'cosine'"),
     ],

@@ -43,6 +43,13 @@ def test_one_agent_alone_listens_to_itself_in_every_graph():
         assert alone().tolist() == [[[1.0]]] and alone.identity
 
 
+def test_weights_that_are_changed_afterwards_by_their_owner_stay_as_they_were():
+    weights = complete(3)
+    graph = Fixed(weights)
+    weights[0] = torch.tensor([0.0, 0.0, 9.0])
+    assert torch.equal(graph()[0], complete(3))
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.sampled_from(["complete", "ring", "nearest", "random", "self"]),

@@ -240,6 +240,23 @@ def test_a_value_estimator_that_is_made_later_blends_as_well():
     assert not torch.allclose(targets(module, data), targets(plain, data))
 
 
+def test_the_key_of_td3s_values_may_be_set_after_the_loss_blends():
+    hosts = []
+    for late in (False, True):
+        module, keys = made("td3"), recipe("td3", "plain").KEYS
+        if late:
+            module.set_keys(**dict.fromkeys(keys))  # those of the constructor
+        blend_targets(module, Reciprocal(N, 0.5, generator=torch.Generator().manual_seed(0)))
+        module.set_keys(**keys)
+        hosts.append(module)
+    data = batch("td3")
+    found = []
+    for module in hosts:
+        torch.manual_seed(1)
+        found.append(targets(module, data))
+    assert torch.equal(*found)
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 def test_a_schedule_counts_one_call_for_each_target_and_the_state_goes_with_the_loss(loss):
     def host():
