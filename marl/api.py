@@ -76,7 +76,7 @@ def train(
     names = [member.name for member in recipe.members]
     init_networks = [init_networks] if isinstance(init_networks, str) else init_networks
     if isinstance(init_from, Team):
-        init = origin(str(init_from.run), names, init_networks, only=init_from.member)
+        init = origin(str(init_from._place), names, init_networks, only=init_from.member)
         at_step(init["members"], init_from.step)
         recipe = dataclasses.replace(recipe, init=init | {"given": f"{init_from.run} {init_from.name}"})
     elif init_from is not None:
@@ -84,7 +84,7 @@ def train(
     elif init_networks:
         raise UserError("init_networks: of which run? init_from names none")
     if teachers:
-        named = [teachers] if isinstance(teachers, str) else teachers
+        named: Sequence[Any] = teachers if isinstance(teachers, list | tuple) else [teachers]
         for teacher in named:
             if not isinstance(teacher, str):
                 raise UserError(f"teachers: expected 'RUN:agent', got a {type(teacher).__name__}")
@@ -210,6 +210,7 @@ class Team:
     def __init__(self, run: Path, member: int) -> None:
         """As ``load``."""
         self.run, self.member = run, member
+        self._place = run.absolute()
         home, self._member = parts.home(run, member)
         recipe = read_recipe(home)
         with contextlib.closing(recipe.make_env(copies=1)) as env:

@@ -17,7 +17,7 @@ from marl import config as cfg
 from marl import lifelong_cli, presets, registry
 from marl.parser import Parser, add_settings, free_options, make_parser, print_json, reader
 from marl.processes import keep_memory
-from marl.runfolder import read_config, read_training
+from marl.runfolder import read_config
 from marl.types import UserError
 
 TRAIN_HELP = """\
@@ -53,13 +53,14 @@ def _train_parser(positional: Sequence[tuple[str, str]], preset: presets.Preset 
     parser.add_argument("--preset", metavar="NAME", help="Instead of ALGO and ENV: a run of `marl list --presets`.")
     parser.add_argument("--run", type=Path, metavar="FOLDER", help="Folder to make. Default: runs/ALGO-ENV-TIME.")
     parser.add_argument(
-        "--seeds", type=reader("seeds", int), nargs="+", metavar="S", help=f"One member each. Default: {seeds}."
-    )
+        "--seeds", type=reader("seeds", int), nargs="+", action="extend", metavar="S",
+        help=f"One member each. Default: {seeds}.",
+    )  # fmt: skip
     parser.add_argument("--sweep", action="append", default=[], metavar="FIELD=V,V,...", help="Values to compare.")
     parser.add_argument("--init-from", metavar="RUN[:AGENT]", help="Start from another run's networks where they fit.")
-    parser.add_argument("--init-networks", nargs="+", default=(), metavar="NET", help="Only these. Default: all.")
+    parser.add_argument("--init-networks", nargs="+", action="extend", metavar="NET", help="Only these. Default: all.")
     parser.add_argument(
-        "--teachers", metavar="RUN:AGENT", nargs="+", default=(), help="Frozen policies to learn from: maptf, dvm."
+        "--teachers", metavar="RUN:AGENT", nargs="+", action="extend", help="Frozen policies to learn from: maptf, dvm."
     )
     parser.add_argument("--json", action="store_true", help="Print the result as one JSON object.")
     parser.add_argument("--quiet", action="store_true", help="No progress bar.")
@@ -90,9 +91,10 @@ def train(arguments: Sequence[str]) -> None:
         free, rest = free_options(arguments)
     given = vars(parser.parse(rest))
     env = {k.removeprefix("env."): given.pop(k) for k in list(given) if k.startswith("env.")} | free
-    sweep = dict(_sweep(algorithm.Config, text) for text in given.pop("sweep"))
+    sweep = _sweeps(algorithm.Config, given.pop("sweep"))
     folder, seeds, as_json, quiet = given.pop("run"), given.pop("seeds"), given.pop("json"), given.pop("quiet")
-    known = {name: value for name in ("init_from", "init_networks", "teachers") if (value := given.pop(name))}
+    sources = ("init_from", "init_networks", "teachers")
+    known = {name: value for name in sources if (value := given.pop(name)) is not None}
     settings = {name: value for name, value in given.items() if name not in ("algo", "env", "preset")}
     run = {"algorithm": names[0], "environment": names[1], "seeds": seeds or [0], "sweep": sweep, "env": env} | settings
     run = preset.arguments(seeds, sweep, env, **settings) if preset else run
@@ -114,6 +116,16 @@ def _preset(arguments: Sequence[str]) -> tuple[presets.Preset | None, list[str]]
     if rest and not rest[0].startswith("-"):
         raise UserError(f"--preset {given.preset} says what to train; got {rest[0]!r} as well")
     return preset, rest
+
+
+def _sweeps(config: type, texts: Sequence[str]) -> dict[str, list[Any]]:
+    sweep: dict[str, list[Any]] = {}
+    for text in texts:
+        name, values = _sweep(config, text)
+        if name in sweep:
+            raise UserError(f"--sweep {name}: given twice, expected all its values at once, --sweep {name}=V,V,...")
+        sweep[name] = values
+    return sweep
 
 
 def _sweep(config: type, text: str) -> tuple[str, list[Any]]:
@@ -242,8 +254,10 @@ def export(arguments: Sequence[str]) -> None:
 
 def _member(run: str, text: str) -> int:
     """The number of the member that is called that, or has that number."""
-    names = [str(member["name"]) for member in read_training(Path(run))["members"]]
-    if text not in names and not text.lstrip("-").isdigit():
+    from marl.recipe import recipe_of
+
+    names = [member.name for member in recipe_of(Path(run)).members]
+    if text not in names and not text.lstrip("-").isdecimal():
         raise UserError(f"--member {text}: no such member{cfg.suggestion(text, names)}")
     return names.index(text) if text in names else int(text)
 

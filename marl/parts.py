@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from marl import registry
+from marl import registry, teaching, transfer
 from marl.checkpoint import Checkpoints
 from marl.config import LoopConfig
 from marl.engines import make_engine
@@ -32,7 +32,7 @@ from marl.events import csv_text
 from marl.log import COLUMNS, CSV, TENSORBOARD
 from marl.loop import advance
 from marl.plot import read_metrics
-from marl.recipe import Recipe, explain
+from marl.recipe import Recipe, explain, recipe_of
 from marl.runfolder import CONFIG, explain_disk_errors, lock, new_run, read_config, read_training, write_config
 from marl.session import about, begin, extended, read_recipe, reopen, set_threads
 from marl.terminal import Interrupted, progress_bar, say, say_how_to_go_on, stop_requests
@@ -65,7 +65,7 @@ def folders(folder: Path) -> list[Path]:
 
 def home(folder: Path, member: int) -> tuple[Path, int]:
     """The one of ``folders`` that has a member, and its number there; raises ``UserError`` for no such member."""
-    total = len(Recipe.from_json(read_training(folder)).members)
+    total = len(recipe_of(folder).members)
     if not 0 <= member < total:
         raise UserError(f"member: expected 0 to {total - 1}, got {member}")
     for part, members in names(folder).items():
@@ -144,10 +144,12 @@ def _step(row: Mapping[str, str]) -> int:
 
 
 def _try(recipe: Recipe) -> EnvSpec:
-    """Make environment and learner once, so that what cannot be made is said before there is a folder."""
+    """Make environment and learner once, from its sources, so that what cannot be is said before there is a folder."""
     one = dataclasses.replace(recipe, members=recipe.members[:1])
     with contextlib.closing(one.make_env(copies=1)) as env:
-        one.make_learner(env.spec)
+        learner = one.make_learner(env.spec)
+        transfer.start(one, learner, env.spec)
+        teaching.start(one, learner, env.spec)
         return env.spec
 
 

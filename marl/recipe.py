@@ -17,6 +17,7 @@ from marl.config import LoopConfig
 from marl.envs import all_options, evaluation_options, make_env
 from marl.envs.base import EnvSpec, VectorEnv
 from marl.modules.teachers import Teacher
+from marl.runfolder import read_training
 from marl.streams import derive
 from marl.types import UserError
 
@@ -101,6 +102,15 @@ class Recipe:
         return recipe
 
 
+def recipe_of(folder: Path) -> Recipe:
+    """What a run was made from; raises ``UserError`` where there is none, or its ``config.json`` cannot be read."""
+    values = read_training(folder)
+    try:
+        return Recipe.from_json(values)
+    except UserError as error:
+        raise UserError(f"{folder}: {error}") from None
+
+
 def make_recipe(
     algorithm: str,
     environment: str,
@@ -125,7 +135,7 @@ def make_recipe(
 
 def load_learner(folder: Path, recipe: Recipe, spec: EnvSpec) -> tuple[int, Learner]:
     """The step of the newest checkpoint and its population."""
-    loaded = Checkpoints(folder / "checkpoints").load()
+    loaded = Checkpoints(folder / "checkpoints").load(replay=False)
     learner = recipe.make_learner(spec)
     with explain(f"{folder}: the checkpoint of step {loaded.step} is not of this run"):
         learner.load_state_dict(loaded.state["learner"])

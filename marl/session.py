@@ -19,8 +19,8 @@ from marl.envs.base import EnvSpec, VectorEnv
 from marl.evaluation import Evaluator
 from marl.log import Recorder
 from marl.loop import Training
-from marl.recipe import Recipe, explain
-from marl.runfolder import lock, read_config, read_training, write_config
+from marl.recipe import Recipe, explain, recipe_of
+from marl.runfolder import lock, read_config, write_config
 from marl.types import UserError
 
 
@@ -108,10 +108,9 @@ def reopen(folder: Path, steps: int | None, note: Callable[[str], None]) -> Iter
 
 def read_recipe(folder: Path) -> Recipe:
     """What a run was made from; torch computes with as many threads as it did then."""
-    values = read_training(folder)
-    recipe = Recipe.from_json(values)
+    recipe = recipe_of(folder)
     with explain(f"{folder / 'config.json'} is damaged"):
-        torch.set_num_threads(values["threads"])
+        torch.set_num_threads(read_config(folder)["threads"])
     return recipe
 
 

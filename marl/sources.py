@@ -12,8 +12,7 @@ from marl import parts, registry, teaching
 from marl.checkpoint import Checkpoints
 from marl.config import suggestion
 from marl.envs.base import EnvSpec
-from marl.recipe import Recipe
-from marl.runfolder import read_training
+from marl.recipe import Recipe, recipe_of
 from marl.types import UserError
 
 
@@ -39,7 +38,7 @@ def origin(
         UserError: no run, agent or checkpoint there.
     """
     folder, agent = split(text)
-    recipe = Recipe.from_json(read_training(folder))
+    recipe = recipe_of(folder)
     found = {name: _entry(folder, recipe, _number(name, recipe) if only is None else only) for name in members}
     given = list(networks) if networks else None
     numbered = None if agent is None else _agent(agent, _spec(recipe), folder)
@@ -75,7 +74,7 @@ def teachers(texts: Sequence[str], members: Sequence[str], algorithm: str) -> li
     records = []
     for text in texts:
         folder, named = split(text)
-        recipe = Recipe.from_json(read_training(folder))
+        recipe = recipe_of(folder)
         found = {name: _entry(folder, recipe, _number(name, recipe)) for name in members}
         at_step(found)
         spec = _spec(recipe)
@@ -92,7 +91,12 @@ def teachers(texts: Sequence[str], members: Sequence[str], algorithm: str) -> li
 
 
 def split(text: str) -> tuple[Path, str | None]:
-    """Folder and agent of ``RUN`` or ``RUN:agent``; a folder whose name has a colon is one."""
+    """Folder and agent of ``RUN`` or ``RUN:agent``; a folder whose name has a colon is one.
+
+    Raises ``UserError`` for no name at all.
+    """
+    if not text:
+        raise UserError("expected a run to take something from, RUN or RUN:agent, got ''")
     run, colon, agent = text.rpartition(":")
     return (Path(text), None) if not colon or Path(text).exists() else (Path(run), agent)
 
@@ -123,6 +127,6 @@ def _spec(recipe: Recipe) -> EnvSpec:
 def _agent(text: str, spec: EnvSpec, folder: Path) -> int:
     if text in spec.agents:
         return spec.agents.index(text)
-    if text.isdigit() and int(text) < spec.n_agents:
+    if text.isdecimal() and int(text) < spec.n_agents:
         return int(text)
     raise UserError(f"no agent {text!r} in {folder}{suggestion(text, spec.agents)}")

@@ -23,8 +23,8 @@ from marl.modules.q_values import QNetwork
 from marl.modules.recurrent import StackedRNN
 from marl.modules.stacked import Stacked
 from marl.networks import Block, Net, networks, plain_networks, structure
-from marl.recipe import Recipe, load_learner
-from marl.runfolder import explain_disk_errors, read_training, write_atomically
+from marl.recipe import Recipe, load_learner, recipe_of
+from marl.runfolder import explain_disk_errors, write_atomically
 from marl.types import UserError
 
 TABLE = "init.csv"
@@ -37,7 +37,7 @@ class Row(NamedTuple):
         network: or ``member``.
         to, source: the agent (or member) that got something, and the one that it comes from; empty: nobody.
         what: ``kept``; ``padded`` (inputs whose weights start at 0), ``cut`` (inputs or outputs left out),
-            ``new outputs``, or several of them; ``new``: nothing was copied; ``unused``: what nobody got.
+            ``new outputs``, ``new twin``, or several of them; ``new``: nothing was copied; ``unused``: what nobody got.
         details: in numbers, or why.
     """
 
@@ -131,7 +131,7 @@ def start(recipe: Recipe, learner: Learner, spec: EnvSpec) -> list[Row]:
 
 def load_source(folder: Path, step: int | None = None) -> Source:
     """A run at its newest checkpoint; raises ``UserError`` where there is none, or it is not that of ``step``."""
-    recipe = Recipe.from_json(read_training(folder))
+    recipe = recipe_of(folder)
     with contextlib.closing(recipe.make_env(copies=1)) as env:
         spec = env.spec
     found, learner = load_learner(folder, recipe, spec)
@@ -152,7 +152,7 @@ def transfer(
     wanted = init["networks"] or [*nets, *plain]
     for name in wanted:
         if name not in {*nets, *plain}:
-            raise UserError(f"init_networks: no network {name!r}{suggestion(name, [*nets, *plain])}")
+            raise UserError(f"init_networks: no network {name!r}{suggestion(str(name), [*nets, *plain])}")
 
     agents = match(spec.agents, source.spec.agents, init["agent"])
     rows = []
@@ -172,15 +172,20 @@ def transfer(
             _copy_all(net.target, net.module, p, p)
     alike = agents.origin == list(range(source.spec.n_agents))
     for name, (module, target) in plain.items():
-        there = other_plain[name][0] if alike and name in wanted and name in other_plain else None
-        kept = there is not None and _shapes(module) == _shapes(there)
-        if kept and there is not None:
+        there = other_plain[name][0] if name in other_plain else None
+        if name not in wanted:
+            why = "not asked for"
+        elif there is None:
+            why = "the other run has no such network"
+        elif not alike:
+            why = "other agents there"
+        else:
+            why = "" if _shapes(module) == _shapes(there) else "other sizes there"
+        if not why and there is not None:
             _copy_all(module, there, p, member)
             if target is not None:
                 _copy_all(target, module, p, p)
-        rows.append(
-            Row(name, "all", "all" if kept else "", "kept" if kept else "new", "" if kept else "not alike there")
-        )
+        rows.append(Row(name, "all", "", "new", why) if why else Row(name, "all", "all", "kept"))
     rows += [Row(name, "", "all", "unused") for name in [*others, *other_plain] if name not in {*nets, *plain}]
     left = sorted({*range(source.spec.n_agents)} - {*agents.origin})
     rows += [Row("agent", "", source.spec.agents[i], "unused") for i in left]
@@ -230,9 +235,12 @@ def fitting(net: Net, other: Net, i: int, agents: Agents, chosen: bool) -> Fit:
         (inputs.lost, "cut", "inputs left out"),
         (len(outputs.rest), "new outputs", f"of {len(outputs.here) + len(outputs.rest)} outputs are new"),
         (outputs.lost, "cut", "outputs left out"),
+        (net.heads - other.heads, "new twin", f"of {net.heads} twins are new"),  # a copy would stay one for ever
+        (other.heads - net.heads, "cut", f"of {other.heads} twins left out"),
     ]
-    what = ", ".join(dict.fromkeys(word for count, word, _ in told if count))
-    return Fit(inputs, outputs, turn, what or "kept", "; ".join(f"{count} {text}" for count, _, text in told if count))
+    told = [each for each in told if each[0] > 0]
+    what = ", ".join(dict.fromkeys(word for _, word, _ in told))
+    return Fit(inputs, outputs, turn, what or "kept", "; ".join(f"{count} {text}" for count, _, text in told))
 
 
 def _places(net: Net, blocks: Sequence[Block]) -> dict[tuple[str, int], range]:
@@ -288,8 +296,8 @@ def copy(net: Net, other: Net, fit: Fit, p: int, member: int, i: int, origin: in
     """Into the networks of agent ``i`` of member ``p`` from those of ``origin`` of ``member``."""
     first, last = ends(net.module)
     theirs = dict(other.module.named_parameters())
-    for head in range(net.heads if not net.shared else 1):
-        here, there = net.place(i) + head, other.place(origin) + head % other.heads
+    for head in range(min(net.heads, other.heads)):
+        here, there = net.place(i) + head, other.place(origin) + head
         for name, parameter in net.module.named_parameters():
             layer, _, kind = name.rpartition(".")
             to, source = parameter.data[p, here], theirs[name].data[member, there]

@@ -86,6 +86,21 @@ def test_every_option_reaches_the_run(capsys):
     assert written["versions"]["torch"] and written["threads"] == 1 and written["rules"] == "mpe2 rules"
 
 
+def test_values_of_an_option_that_is_given_twice_add_up_and_those_of_a_sweep_are_asked_for_at_once(capsys):
+    out(capsys, *TEAM, "--eval-every", "0", "--seeds", "0", "1", "--seeds", "2", "--run", "here")
+    assert [member["name"] for member in read_config(Path("here"))["members"]] == ["seed=0", "seed=1", "seed=2"]
+    assert main([*TEAM, "--sweep", "actor_lr=1,2", "--sweep", "actor-lr=3", "--run", "there"]) == 2
+    assert "--sweep actor_lr: given twice, expected all its values at once" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["evaluate", "export"])
+def test_a_folder_whose_configuration_is_somebody_elses_is_named(command, capsys, tmp_path):
+    (tmp_path / "bert").mkdir()
+    (tmp_path / "bert" / "config.json").write_text('{"architectures": ["BertModel"]}')
+    assert main([command, "bert"]) == 2
+    assert capsys.readouterr().err == "marl: bert: config.json: expected format 1, got None\n"
+
+
 def test_options_of_a_foreign_environment_are_read_as_json(capsys):
     out(capsys, "train", "ddpg", "gym/Pendulum-v1", *SMALL, "--steps", "3", "--env.g", "9.5", "--run", "r")
     assert read_config(Path("r"))["env"] == {"g": 9.5}

@@ -284,15 +284,28 @@ def test_why_a_network_is_new_is_said():
 
 def test_networks_of_the_same_name_go_from_one_algorithm_to_another():
     td3, ddpg = make("td3", THREE, 1), make("ddpg", THREE, 2)
-    assert {row.what for row in rows_of(td3, THREE, ddpg, THREE)} == {"kept"}
-    # Twins are neighbours: both are DDPG's one critic.
+    fresh = td3.critic.layers[0].weight[:, 1::2].clone()
+    table = rows_of(td3, THREE, ddpg, THREE)
+    assert [row.what for row in table if row.network == "actor"] == ["kept"] * 3
+    assert table[-1] == Row("critic", "c", "c", "new twin", "1 of 2 twins are new")
+    # Twins are neighbours. Two copies of one critic would have the same gradients for ever, and be one.
     weight = td3.critic.layers[0].weight
-    assert torch.equal(weight[:, 0::2], ddpg.critic.layers[0].weight) and torch.equal(weight[:, 1::2], weight[:, 0::2])
+    assert torch.equal(weight[:, 0::2], ddpg.critic.layers[0].weight) and torch.equal(weight[:, 1::2], fresh)
+    assert torch.equal(td3.target_critic.layers[0].weight, weight)
+    back = make("ddpg", THREE, 3)
+    assert rows_of(back, THREE, td3, THREE)[-1] == Row("critic", "c", "c", "cut", "1 of 2 twins left out")
+    assert torch.equal(back.critic.layers[0].weight, ddpg.critic.layers[0].weight)
     dvm, maddpg = make("dvm", THREE, 1), make("maddpg", THREE, 2)
     table = rows_of(dvm, THREE, maddpg, THREE)
     assert [row for row in table if row.what != "kept"] == [
-        Row(f"distilled_{name}", "all", "", "new", "not alike there") for name in ("actor", "critic")
+        Row(f"distilled_{name}", "all", "", "new", "the other run has no such network") for name in ("actor", "critic")
     ]
+    why = {"not asked for": {"wanted": ["critic"]}, "other agents there": {"agent": 1}}
+    for reason, more in why.items():
+        rows = rows_of(make("dvm", THREE, 1), THREE, make("dvm", THREE, 2), THREE, **more)
+        assert [row.details for row in rows if row.network == "distilled_actor"] == [reason]
+    rows = rows_of(dvm, THREE, make("dvm", THREE, 2, hidden=(8, 7)), THREE)
+    assert [row.details for row in rows if row.network == "distilled_actor"] == ["other sizes there"]
     assert rows_of(maddpg, THREE, dvm, THREE)[-1] == Row("distilled_critic", "", "all", "unused")
     mappo = make("mappo", THREE, 1, shared=False)
     table = rows_of(mappo, THREE, maddpg, THREE)

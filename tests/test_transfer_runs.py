@@ -118,6 +118,13 @@ def test_curves_of_runs_with_another_start_are_not_pooled(there):
     assert member_settings(config, "seed=0")["init_from"] == str(there)
 
 
+def test_a_loaded_team_is_a_start_from_another_working_directory(there, tmp_path, monkeypatch):
+    team = marl.load("there")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert marl.train("maddpg", "mpe/simple_spread_v3", steps=4, init_from=team, run="from-there").exists()
+
+
 def test_a_folder_with_a_colon_is_a_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a:b").mkdir()
@@ -137,6 +144,12 @@ def test_bad_input_is_answered_with_one_line_and_no_folder(there, capsys):
             "init_networks: no network 'actr'; did you mean 'actor'?",
         ),
         (["--init-networks", "actor"], "init_networks: of which run? init_from names none"),
+        (["--init-from", ""], "expected a run to take something from, RUN or RUN:agent, got ''"),
+        (["--init-from", "there:\u00b2"], "no agent '\u00b2' in there"),
+        (
+            ["--init-from", "there", "--init-networks", "actr", "--engine", "processes", "--workers", "2"],
+            "init_networks: no network 'actr'; did you mean 'actor'?",
+        ),
     ):
         assert refused(capsys, *team, *arguments).startswith(answer)
     (there / "checkpoints").rename(there / "elsewhere")
