@@ -239,7 +239,7 @@ def export(arguments: Sequence[str]) -> None:
     parser = make_parser("export", about, [("RUN", "its folder")])
     parser.add_argument("--agent", help="Its name or number. Default: the only one.")
     parser.add_argument("--member", default="0", help="Which member of the population, its number or name. Default: 0.")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="Default: export/MEMBER-AGENT in RUN.")
+    parser.add_argument("--out", metavar="FOLDER", help="Default: export/MEMBER-AGENT in RUN.")
     parser.add_argument("--format", type=reader("format", Literal[tuple(FORMATS)]), default="safetensors",
                         metavar="|".join(FORMATS), help="Default: safetensors.")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="Print one JSON object.")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib.util
 import inspect
 import io
 import json
 import logging
+import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +30,8 @@ from marl.types import UserError
 
 PYTHON = "policy.py"
 DESCRIPTION = "policy.json"
+OURS = {"format", "marl", "inputs", "output", "layers"}
+"""What every ``policy.json`` that this library wrote has; ``sha256``, a checksum by file, came later."""
 
 
 def _safetensors(policy: Policy, about: str) -> bytes:
@@ -88,7 +92,7 @@ class Exported(NamedTuple):
 
 
 def export(
-    run: Path, agent: str | None = None, member: int = 0, out: Path | None = None, form: str = "safetensors"
+    run: Path, agent: str | None = None, member: int = 0, out: Path | str | None = None, form: str = "safetensors"
 ) -> Exported:
     """Write one agent's newest policy as a file that runs without this package.
 
@@ -96,13 +100,17 @@ def export(
         run: the run's folder.
         agent: its name or number; None: the only one.
         member: which of the population.
-        out: where to; None: ``RUN/export/<member>-<agent>``. Files of an earlier export there are replaced.
+        out: where to; None: ``RUN/export/<member>-<agent>``. Files of an earlier export there are replaced, and removed
+            where this one has none of their names.
         form: one of ``FORMATS``.
 
     Raises:
-        UserError: no run, member or agent of that name; a package is missing; the folder cannot be written to.
+        UserError: no run, member or agent of that name; a package is missing; the folder cannot be written to, or has
+            a file of such a name that is no earlier export's.
     """
     kind = FORMATS[form]
+    if out == "":
+        raise UserError("--out: expected a folder, got ''")
     if missing := [name for name in kind.needs if importlib.util.find_spec(name) is None]:
         raise UserError(f"--format {form} needs {', '.join(missing)}: pip install '{DISTRIBUTION}[export]'")
     home, local = parts.home(run, member)
@@ -113,18 +121,16 @@ def export(
     step, learner = load_learner(home, recipe, spec)
     policy = policy_of(learner, spec, local, i)
     name = recipe.members[local].name
+    folder = run / "export" / f"{name}-{spec.agents[i]}" if out is None else Path(out)
+    names = [kind.file, DESCRIPTION, PYTHON]
+    _spare_others(folder, names)
     origin = {"run": str(run), "step": step, "algorithm": recipe.algorithm, "environment": recipe.environment}
-    about = json.dumps(describe(policy, origin | {"member": name, "agent": spec.agents[i]}), indent=2)
-    files = {kind.file: kind.write(policy, about), DESCRIPTION: f"{about}\n".encode()}
-    files[PYTHON] = inspect.getsource(exported).encode()
-    folder = out or run / "export" / f"{name}-{spec.agents[i]}"
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--out {folder} is a file, expected a folder")
-    with explain_disk_errors(folder, "nothing was exported"):
-        folder.mkdir(parents=True, exist_ok=True)
-        for file, data in files.items():
-            write_atomically(folder / file, data)
-    return Exported(folder, list(files), script(policy, kind))
+    about = describe(policy, origin | {"member": name, "agent": spec.agents[i]})
+    data = kind.write(policy, json.dumps(about, indent=2))
+    sums = {"sha256": {kind.file: hashlib.sha256(data).hexdigest()}}
+    contents = [data, f"{json.dumps(about | sums, indent=2)}\n".encode(), inspect.getsource(exported).encode()]
+    _write(folder, dict(zip(names, contents, strict=True)))
+    return Exported(folder, names, script(policy, kind))
 
 
 def _agent(text: str | None, spec: EnvSpec) -> int:
@@ -137,6 +143,57 @@ def _agent(text: str | None, spec: EnvSpec) -> int:
     if text.isdigit() and int(text) < spec.n_agents:
         return int(text)
     raise UserError(f"--agent {text}: no such agent{suggestion(text, spec.agents)}")
+
+
+def _spare_others(folder: Path, files: list[str]) -> None:
+    """Raise ``UserError`` where to write ``files`` would overwrite anything but an earlier export, or cannot work."""
+    with _explained(folder):
+        if (folder.exists() or folder.is_symlink()) and not folder.is_dir():
+            what = "a file" if folder.exists() else "a link that leads nowhere"
+            raise UserError(f"--out {folder} is {what}, expected a folder")
+        earlier = _earlier(folder)
+        for path in (folder / file for file in files):
+            if path.is_dir():
+                raise UserError(f"{path} is a folder, expected none: nothing was exported")
+            if path.name not in earlier and (path.exists() or path.is_symlink()):
+                raise UserError(f"{path} exists and is no earlier export's; choose another folder with --out")
+
+
+def _write(folder: Path, files: dict[str, bytes]) -> None:
+    """Write all files, the weights first among them, or none; then remove what only an earlier export had."""
+    with _explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        stale = _earlier(folder) - files.keys()
+        with tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as made:
+            for file, data in files.items():
+                write_atomically(Path(made) / file, data)
+            for file in reversed(files):  # weights last: if killed before, the description tells the earlier as ours
+                (Path(made) / file).replace(folder / file)
+        for path in (folder / file for file in stale):
+            if path.is_file():
+                path.unlink()
+
+
+def _earlier(folder: Path) -> set[str]:
+    """Names of an earlier export's files; none where no ``policy.json`` of this library's lies."""
+    try:
+        about = json.loads((folder / DESCRIPTION).read_bytes())
+    except (OSError, ValueError):
+        return set()
+    if not isinstance(about, dict) or not about.keys() >= OURS:
+        return set()
+    weights, sums = {form.file for form in FORMATS.values()}, about.get("sha256")
+    return {DESCRIPTION, PYTHON} | (weights & sums.keys() if isinstance(sums, dict) else weights)
+
+
+@contextlib.contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """Turn every error of the disk into a ``UserError`` of one line."""
+    try:
+        with explain_disk_errors(folder, "nothing was exported"):
+            yield
+    except OSError as error:
+        raise UserError(f"{error.filename or folder}: {error.strerror}: nothing was exported") from error
 
 
 INPUTS = {

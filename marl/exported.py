@@ -1,11 +1,13 @@
 """Run a policy that `marl export` wrote, in whichever format.
 
 This file is written beside each exported policy as policy.py; copy it wherever you like. It needs what the format needs
-and nothing else: numpy and safetensors for policy.safetensors, torch for policy.pt2, onnxruntime for policy.onnx.
+and nothing else: numpy and safetensors for policy.safetensors, torch for policy.pt2, onnxruntime for policy.onnx. Where
+policy.json lies beside the policy, its checksum tells whether the file is whole.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import zipfile
 from pathlib import Path
@@ -19,7 +21,7 @@ class Policy:
     """One agent's policy without exploration: `action = policy(obs)`; with a memory, `action, memory = policy(...)`.
 
     Attributes:
-        about: what the file says of itself, the content of policy.json.
+        about: what the file says of itself, the content of policy.json but for the checksum.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -27,22 +29,27 @@ class Policy:
 
         Raises:
             FileNotFoundError: there is none.
-            ValueError: it is no exported policy, or one of another version, or its library cannot read it.
+            ValueError: it is no exported policy, or damaged, or of another version, or its library cannot read it.
         """
         path = Path(path)
         if path.suffix not in KINDS:
             raise ValueError(f"{path}: expected a file that ends in {', '.join(KINDS)}")
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file")
+        _check(path)
         self._file = KINDS[path.suffix](path)
         try:
             self.about = json.loads(self._file.about)
             found = self.about["format"]
         except (KeyError, TypeError, ValueError):
-            raise ValueError(f"{path} is no exported policy: expected a file that `marl export` wrote") from None
+            raise ValueError(f"{path} {NOT_OURS}") from None
         if type(found) is not int or found != FORMAT:  # 1.0 and True equal 1
             raise ValueError(f"{path} is an exported policy of format {found!r}, this reader expects format {FORMAT}")
         self._file.open(self.about)
+        try:
+            self(self._file.array([], "float32").reshape(0, self.about["inputs"]["obs"]["size"]))
+        except Exception as error:  # of any kind: whatever it needs first may be missing
+            raise ValueError(f"{path} {NOT_OURS}") from error
 
     def __call__(self, obs: Any, avail: Any = None, memory: Any = None) -> Any:
         """The actions for rows of observations; arrays of numpy, of policy.pt2 tensors of torch.
@@ -103,14 +110,14 @@ class Safetensors:
             self.about = None
 
     def open(self, about: dict[str, Any]) -> None:
-        self.layers, self.discrete = about["layers"], "index" in about["output"]
+        self.plan = about
 
     def array(self, value: Any, kind: str) -> Any:
         return self.numpy.asarray(value, kind)
 
     def run(self, inputs: dict[str, Any]) -> tuple[Any, Any]:
         np, x, memory = self.numpy, inputs["obs"], inputs.get("memory")
-        for i, layer in enumerate(self.layers):
+        for i, layer in enumerate(self.plan["layers"]):
             p = {name.split(".")[2]: t for name, t in self.tensors.items() if name.startswith(f"layers.{i}.")}
             if layer["kind"] == "gru":
                 x = memory = self.gru(x, memory, p)
@@ -124,7 +131,7 @@ class Safetensors:
                 x = np.tanh(x)
             elif layer["then"] == "clip":
                 x = np.clip(x, -1, 1)
-        if self.discrete:
+        if "index" in self.plan["output"]:
             x = np.where(inputs.get("avail", True), x, -1e9).argmax(-1)
         return x, memory
 
@@ -133,7 +140,7 @@ class Safetensors:
         np = self.numpy
         from_x, from_h = x @ p["weight_ih"].T + p["bias_ih"], hidden @ p["weight_hh"].T + p["bias_hh"]
         (reset, update, new), (h_reset, h_update, h_new) = np.split(from_x, 3, -1), np.split(from_h, 3, -1)
-        reset, update = (1 / (1 + np.exp(-gate)) for gate in (reset + h_reset, update + h_update))
+        reset, update = (np.tanh(gate / 2) / 2 + 0.5 for gate in (reset + h_reset, update + h_update))  # sigmoids
         new = np.tanh(new + reset * h_new)
         return new + update * (hidden - new)
 
@@ -149,10 +156,16 @@ class TorchExport:
 
     def __init__(self, path: Path) -> None:
         self.path, self.about = path, None
-        if zipfile.is_zipfile(path):
+        if not zipfile.is_zipfile(path):
+            return
+        try:
             with zipfile.ZipFile(path) as file:
+                if broken := file.testzip():
+                    raise zipfile.BadZipFile(f"{broken} in it has another checksum")
                 names = [name for name in file.namelist() if name.endswith("extra/policy.json")]
                 self.about = file.read(names[0]) if names else None
+        except Exception as error:  # zipfile has many words for it
+            raise ValueError(f"{path} is damaged: {_line(error)}") from error
 
     def open(self, about: dict[str, Any]) -> None:
         import torch
@@ -201,8 +214,22 @@ class Onnx:
         return action, memory[0] if memory else None
 
 
+def _check(path: Path) -> None:
+    """Refuse a file that differs from what policy.json beside it says; alone, or from before checksums, it is taken."""
+    beside = path.with_name("policy.json")
+    try:
+        expected = json.loads(beside.read_bytes())["sha256"][path.name]
+    except (OSError, LookupError, TypeError):
+        return
+    except ValueError:
+        raise ValueError(f"{beside} is damaged: expected JSON") from None
+    if hashlib.sha256(path.read_bytes()).hexdigest() != expected:
+        raise ValueError(f"{path} is damaged: its checksum differs from policy.json's")
+
+
 def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
 
 
+NOT_OURS = "is no exported policy: expected a file that `marl export` wrote"
 KINDS: dict[str, Any] = {".safetensors": Safetensors, ".pt2": TorchExport, ".onnx": Onnx}

@@ -98,7 +98,8 @@ def policy_of(learner: Learner, spec: EnvSpec, member: int, agent: int) -> Polic
     """One agent's part of its member's stacked networks.
 
     What is the same at every step goes into the weights: inputs and actions that are padding are left out, a shared
-    network's knowledge of whose turn it is joins the first bias, and bytes are divided by 255 in the first weights.
+    network's knowledge of whose turn it is joins the first bias, and a network that divides bytes by 255 has its first
+    weights divided instead.
 
     Raises ``UserError`` for a learner that is none of this package's.
     """
@@ -124,12 +125,13 @@ def policy_of(learner: Learner, spec: EnvSpec, member: int, agent: int) -> Polic
     start = sum(block.width for block in said[:-1])  # the value of a duelling network, the same for all actions
     layers[-1] = weight[:, start : start + said[-1].own], bias[start : start + said[-1].own]
 
-    then = str(structure(net.module).get("activation", "relu"))
+    looks = structure(net.module)
+    then = str(looks.get("activation", "relu"))
     plan += [Layer(_linear(*layer), then) for layer in layers[:-1]]
     if recurrent:
         plan.append(Layer(_gru({name.removeprefix("gru."): x for name, x in parameters.items()})))
     plan.append(Layer(_linear(*layers[-1]), end))
-    if spec.bytes:
+    if looks.get("bytes"):
         plan[0].module.get_parameter("weight").data.div_(255)
     return Policy(plan, obs.own, spec.discrete, spec.masked)
 

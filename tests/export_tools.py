@@ -1,6 +1,7 @@
 """What the tests of exported policies share: learners of every kind, and how they play."""
 
 import dataclasses
+import hashlib
 import json
 
 import torch
@@ -21,6 +22,7 @@ INDICES = dataclasses.replace(VECTORS, discrete=True)
 MASKED = dataclasses.replace(INDICES, masked=True, state_size=6)
 ALIKE = EnvSpec("test/alike", ("a", "b"), (4, 4), (3, 3), True)
 PICTURES = EnvSpec("test/pictures", ("a",), (4 * 7 * 5,), (4,), True, pixels=(4, 7, 5), bytes=True)
+BYTES = dataclasses.replace(MASKED, bytes=True)
 LARGE = EnvSpec("test/large", ("a",), (2 * 40 * 36,), (3,), True, pixels=(2, 40, 36))
 
 CASES = {
@@ -35,7 +37,13 @@ CASES = {
     "mappo-recurrent-vectors": ("mappo", VECTORS, {"recurrent": True, "shared": False}),
     "qmix-recurrent": ("qmix", MASKED, {}),
     "qmix": ("qmix", MASKED, {"recurrent": False, "shared": False, "mixer": "none"}),
+    "maddpg-bytes": ("maddpg", BYTES, {}),
+    "mappo-bytes": ("mappo", BYTES, {"shared": False}),
+    "mappo-bytes-vectors": ("mappo", dataclasses.replace(VECTORS, bytes=True), {}),
+    "qmix-bytes": ("qmix", BYTES, {"recurrent": False}),
+    "qmix-bytes-recurrent": ("qmix", BYTES, {}),
     "dqn": ("dqn", INDICES, {}),
+    "dqn-bytes": ("dqn", BYTES, {}),
     "dqn-duelling": ("dqn", MASKED, {"duelling": True}),
     "dqn-pictures": ("dqn", PICTURES, {"duelling": True}),
     "dqn-large-pictures": ("dqn", LARGE, {}),
@@ -69,7 +77,7 @@ def play(learner, spec):
     for _ in range(STEPS):
         obs = torch.randn(2, spec.n_agents, ROWS, spec.obs_size, generator=chance) * spec.obs_mask[:, None]
         if spec.bytes:
-            obs = torch.randint(256, obs.shape, generator=chance).float()
+            obs = torch.randint(256, obs.shape, generator=chance) * spec.obs_mask[:, None].float()
         may = (torch.rand(2, spec.n_agents, ROWS, spec.action_size, generator=chance) < 0.6) & spec.action_mask[:, None]
         avail = torch.where(may.any(-1, keepdim=True), may, spec.action_mask[:, None])
         view = View(obs, avail if spec.masked else None, None, memory)
@@ -114,3 +122,18 @@ def with_zeros(policy, inputs, memory):
 def write(form, policy, path):
     path.write_bytes(FORMATS[form].write(policy, json.dumps(describe(policy, {}))))
     return path
+
+
+def with_policy_json(form, policy, folder):
+    """As ``write``, and the checksum beside."""
+    path = write(form, policy, folder / FORMATS[form].file)
+    sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest()}
+    (folder / "policy.json").write_text(json.dumps(describe(policy, {}) | {"sha256": sums}))
+    return path
+
+
+def without_checksums(folder):
+    """Make an export as the version before wrote it."""
+    about = json.loads((folder / "policy.json").read_text())
+    del about["sha256"]
+    (folder / "policy.json").write_text(json.dumps(about))

@@ -1,5 +1,7 @@
 """An exported policy does what the original does, in every format, and runs where there is no ``marl``."""
 
+import errno
+import hashlib
 import json
 import os
 import re
@@ -10,13 +12,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from export_tools import CASES, SMALL, SOME, VECTORS, answered, make, require_equal, with_zeros, write
-from run_tools import refused
+from export_tools import (
+    CASES,
+    SMALL,
+    SOME,
+    VECTORS,
+    answered,
+    make,
+    require_equal,
+    with_zeros,
+    without_checksums,
+    write,
+)
+from run_tools import content, refused
 
 import marl
 from marl import cli, exported, registry
 from marl.envs.base import EnvSpec
-from marl.export import FORMATS, policy_of, script
+from marl.export import FORMATS, export, policy_of, script
+from marl.runfolder import write_atomically
 from marl.types import UserError
 
 
@@ -25,6 +39,7 @@ def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")  # numpy's, of numbers out of range
 @pytest.mark.parametrize("case", CASES)
 def test_every_policy_in_plain_layers_and_read_with_numpy_acts_as_the_original(case, tmp_path):
     learner, spec = make(case)
@@ -136,8 +151,10 @@ def test_the_file_says_what_its_numbers_mean(trained, tmp_path, capsys):
     about = json.loads((trained / "ddpg/export/seed=1-agent_1/policy.json").read_text())
     assert (about["format"], about["step"], about["member"], about["agent"]) == (1, 12, "seed=1", "agent_1")
     assert about["inputs"]["obs"]["size"] == 3 and about["output"]["size"] == 2
-    policy = exported.Policy(trained / "ddpg/export/seed=1-agent_1/policy.safetensors")
-    assert policy.about == about
+    path = trained / "ddpg/export/seed=1-agent_1/policy.safetensors"
+    policy = exported.Policy(path)
+    checksum = {"policy.safetensors": hashlib.sha256(path.read_bytes()).hexdigest()}
+    assert policy.about | {"sha256": checksum} == about
     team = marl.load(trained / "ddpg", member=1)
     np.testing.assert_allclose(policy([[0.3, -1, 2]])[0], team.act([[0.0], [0.3, -1, 2]])[1], atol=1e-6)
 
@@ -160,6 +177,65 @@ def test_the_page_shows_the_same_scripts():
     assert all(f"```python\n{script(policy, form)}```" in page for form in FORMATS.values())
 
 
+# ---- the folder ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["policy.safetensors", "policy.json", "policy.py"])
+@pytest.mark.parametrize("text", ["mine", '{"format": 1}'])
+def test_somebody_elses_file_stays_as_it_is_and_nothing_is_exported(name, text, trained, capsys, tmp_path):
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / name).write_text(text)
+    line = refused(capsys, "export", trained / "ddpg", "--agent", 0, "--out", "own")
+    assert line == f"own/{name} exists and is no earlier export's; choose another folder with --out"
+    assert content(tmp_path / "own") == {Path(name): text.encode()}
+
+
+def test_an_earlier_export_is_replaced_whole_and_what_is_not_of_it_stays(trained, capsys, tmp_path):
+    folder = tmp_path / "here"
+    export(trained / "ddpg", "0", out=folder, form="torch-export")
+    for name in ("notes.txt", "policy.onnx"):
+        (folder / name).write_text("mine")
+    line = refused(capsys, "export", trained / "ddpg", "--agent", 0, "--out", folder, "--format", "onnx")
+    assert line == f"{folder}/policy.onnx exists and is no earlier export's; choose another folder with --out"
+    for _ in range(2):
+        export(trained / "ddpg", "1", out=folder)
+        written = {path.name for path in folder.iterdir()}
+        assert written == {"policy.safetensors", "policy.json", "policy.py", "notes.txt", "policy.onnx"}
+        assert exported.Policy(folder / "policy.safetensors").about["agent"] == "agent_1"
+    assert (folder / "policy.onnx").read_text() == "mine"
+
+
+def test_an_export_of_the_version_before_is_replaced_whole(trained, tmp_path):
+    """It told no checksums, so that any of the formats' files may be its own."""
+    folder = tmp_path / "here"
+    export(trained / "ddpg", "0", out=folder, form="torch-export")
+    without_checksums(folder)
+    export(trained / "ddpg", "0", out=folder)
+    assert {path.name for path in folder.iterdir()} == {"policy.safetensors", "policy.json", "policy.py"}
+
+
+def test_an_export_that_fails_leaves_the_earlier_one_as_it_was(trained, capsys, tmp_path, monkeypatch):
+    export(trained / "ddpg", "0", out=tmp_path / "here")
+    before = content(tmp_path / "here")
+    for number, reason in ((errno.ENOSPC, "No space left on device ("), (errno.EIO, "Input/output error: ")):
+
+        def fail(path, data, number=number):
+            if path.name == "policy.json":
+                raise OSError(number, os.strerror(number))
+            write_atomically(path, data)
+
+        monkeypatch.setattr("marl.export.write_atomically", fail)
+        line = refused(capsys, "export", trained / "ddpg", "--agent", 1, "--out", "here", "--format", "torch-export")
+        assert line.startswith(f"here: {reason}") and line.endswith(": nothing was exported")
+        assert content(tmp_path / "here") == before and len(list((tmp_path / "here").iterdir())) == 3
+
+
+def test_no_name_is_no_folder(trained, capsys):
+    assert refused(capsys, "export", trained / "ddpg", "--agent", 0, "--out", "") == "--out: expected a folder, got ''"
+    with pytest.raises(UserError, match=r"^--out: expected a folder, got ''$"):
+        export(trained / "ddpg", "0", out="")
+
+
 # ---- bad input ----------------------------------------------------------------------------------------------------
 
 
@@ -174,10 +250,19 @@ def test_the_page_shows_the_same_scripts():
         (["ddpg", "--agent", "0", "--member", "2"], "member: expected 0 to 1, got 2"),
         (["ddpg", "--agent", "0", "--format", "onx"], "--format: 'onx' is not a choice; did you mean 'onnx'?"),
         (["ddpg", "--agent", "0", "--out", "file"], "--out file is a file, expected a folder"),
+        (["ddpg", "--agent", "0", "--out", "link"], "--out link is a link that leads nowhere, expected a folder"),
+        (["ddpg", "--agent", "0", "--out", "link/x"], "link: File exists: nothing was exported"),
+        (["ddpg", "--agent", "0", "--out", "x" * 300], f"{'x' * 300}: File name too long: nothing was exported"),
+        (
+            ["ddpg", "--agent", "0", "--out", "full"],
+            "full/policy.json is a folder, expected none: nothing was exported",
+        ),
     ],
 )
 def test_bad_input_is_answered_with_one_line(arguments, answer, trained, capsys, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to("nowhere")
+    (tmp_path / "full/policy.json").mkdir(parents=True)
     path = arguments[0] if arguments[0] == "nowhere" else str(trained / arguments[0])
     assert refused(capsys, "export", path, *arguments[1:]).startswith(answer)
 

@@ -2,12 +2,14 @@
 
 import json
 import re
+import struct
+import zipfile
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from export_tools import ROWS, answered, make, write
+from export_tools import ROWS, answered, make, with_policy_json, without_checksums, write
 
 from marl import exported
 from marl.export import FORMATS, describe, policy_of
@@ -126,3 +128,79 @@ def test_a_safetensors_file_without_a_description_is_none_of_ours(metadata, tmp_
     safetensors.torch.save_file({"x": torch.zeros(1)}, tmp_path / "policy.safetensors", metadata)
     with pytest.raises(ValueError, match=NOT_OURS):
         exported.Policy(tmp_path / "policy.safetensors")
+
+
+def without(key):
+    def remove(about, tensors):
+        del about[key]
+
+    return remove
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        without("layers"),
+        without("inputs"),
+        without("output"),
+        lambda about, tensors: about["inputs"].pop("obs"),
+        lambda about, tensors: about["layers"][0].pop("then"),
+        lambda about, tensors: tensors.pop("layers.0.weight"),
+        lambda about, tensors: tensors.update({"layers.0.bias": torch.zeros(7)}),
+    ],
+)
+def test_a_safetensors_file_that_lacks_what_a_policy_needs_is_none_of_ours(harm, tmp_path):
+    policy, path = reader("safetensors"), tmp_path / "policy.safetensors"
+    about, tensors = describe(policy, {}), policy.state_dict()
+    harm(about, tensors)
+    safetensors.torch.save_file(tensors, path, {"policy": json.dumps(about)})
+    with pytest.raises(ValueError, match=f"^{re.escape(str(path))} is no exported {NOT_OURS}$"):
+        exported.Policy(path)
+
+
+# ---- damage -------------------------------------------------------------------------------------------------------
+
+
+def flipped(data, at):
+    return data[:at] + bytes([data[at] ^ 0x40]) + data[at + 1 :]
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_file_with_one_bit_changed_is_refused_where_its_checksum_is_told(form, tmp_path):
+    path = with_policy_json(form, reader(form), tmp_path)
+    data = path.read_bytes()
+    exported.Policy(path)
+    for at in [0, len(data) - 1, *np.random.default_rng(0).integers(len(data), size=20).tolist()]:
+        path.write_bytes(flipped(data, at))
+        with pytest.raises(ValueError) as caught:
+            exported.Policy(path)
+        assert str(caught.value) == f"{path} is damaged: its checksum differs from policy.json's"
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_file_without_a_checksum_is_read_all_the_same(form, tmp_path):
+    path = with_policy_json(form, reader(form), tmp_path)
+    without_checksums(tmp_path)
+    for text in (None, "[]", '{"sha256": {"other.onnx": ""}}', '{"sha256": "?"}'):
+        if text is not None:
+            (tmp_path / "policy.json").write_text(text)  # another program's
+        exported.Policy(path)
+    (tmp_path / "policy.json").unlink()
+    exported.Policy(path)
+    (tmp_path / "policy.json").write_text('{"sha256": ')
+    with pytest.raises(ValueError, match=r"policy\.json is damaged: expected JSON$"):
+        exported.Policy(path)
+
+
+def test_a_damaged_program_of_torch_is_called_so_even_alone(tmp_path):
+    path = write("torch-export", reader("torch-export"), tmp_path / "policy.pt2")
+    data = path.read_bytes()
+    with zipfile.ZipFile(path) as file:
+        entries = [entry for entry in file.infolist() if entry.file_size]
+    assert any(entry.filename.endswith("extra/policy.json") for entry in entries)
+    for head in (entry.header_offset for entry in entries):
+        name, extra = struct.unpack_from("<HH", data, head + 26)  # their lengths
+        for at in (head, head + 30 + name + extra):
+            path.write_bytes(flipped(data, at))
+            with pytest.raises(ValueError, match=f"^{re.escape(str(path))} is damaged: "):
+                exported.Policy(path)
