@@ -145,10 +145,10 @@ class Checkpoints:
         The replay's slots go into one new file that holds those since the previous checkpoint, at most ``capacity``.
 
         Raises:
-            UserError: the disk is full or cannot be written to; nothing of this attempt stays, the last one does.
+            UserError: the disk is full or cannot be written to; nothing of this attempt stays, the last one does. Or
+                the folder was moved or deleted since the last one; it is not made again.
         """
-        if not self._kept and self._manifests():
-            raise UserError(f"{self.folder} already holds checkpoints of another run; to go on with it: marl resume")
+        self._require_home()
         files: dict[str, bytes] = {}
         segments = self._segments(journal, files) if journal is not None else []
         tensors, values = flatten(state)
@@ -160,7 +160,8 @@ class Checkpoints:
         needed = size(sum(map(len, files.values())))
         with explain_disk_errors(self.folder, f"the checkpoint of step {step} needs {needed}; {kept}"):
             try:
-                self.folder.mkdir(parents=True, exist_ok=True)
+                if not self._kept:
+                    self.folder.mkdir(parents=True, exist_ok=True)
                 for name, data in files.items():
                     write_atomically(self.folder / name, data)
             except OSError:
@@ -170,10 +171,13 @@ class Checkpoints:
         self._prune()
         return path
 
-    def load(self) -> Loaded:
+    def load(self, replay: bool = True) -> Loaded:
         """The newest checkpoint whose files are all whole. A ``save`` after it goes on from there.
 
         A damaged one is passed over, and the log says so in one line.
+
+        Args:
+            replay: False: the replay's files are not looked at, ``chunks`` is empty, and no ``save`` may follow.
 
         Raises:
             UserError: there is none, or none that can be used.
@@ -184,7 +188,8 @@ class Checkpoints:
             try:
                 manifest, values = _read_manifest(path)
                 state = unflatten(_unpack(self.folder, manifest.tensors), values)
-                for segment in manifest.segments:
+                segments = manifest.segments if replay else []
+                for segment in segments:
                     _verify(self.folder, segment)
             except _Damaged as error:
                 reasons.append(f"checkpoint {path.name} cannot be used ({error})")
@@ -192,14 +197,31 @@ class Checkpoints:
             if reasons:
                 message = "%s: %s; going on from the checkpoint of step %d"
                 logging.getLogger("marl").warning(message, self.folder, "; ".join(reasons), manifest.step)
-            self._kept = [*self._older(paths[: paths.index(path)]), manifest][-self.keep :]
-            return Loaded(manifest.step, state, self._chunks(manifest.segments))
+            if replay:
+                self._kept = [*self._older(paths[: paths.index(path)]), manifest][-self.keep :]
+            return Loaded(manifest.step, state, self._chunks(segments))
         raise UserError(f"{self.folder}: " + ("; ".join(reasons) or "no checkpoint was saved here"))
 
     def newest(self) -> int | None:
         """The step of the newest checkpoint, whether it can be used or not; None where there is none."""
         paths = self._manifests()
         return int(paths[-1].stem) if paths else None
+
+    def _require_home(self) -> None:
+        """Raise ``UserError`` unless the folder is still that of the last ``save``, or one where nothing was saved."""
+        if not self._kept:
+            if self._manifests():
+                raise UserError(
+                    f"{self.folder} already holds checkpoints of another run; to go on with it: marl resume"
+                )
+        elif not self._has(self._kept[-1].tensors):
+            raise UserError(
+                f"{self.folder.parent}: the run's folder is gone from where it was (the checkpoint of step "
+                f"{self._kept[-1].step} is not there); what was saved is where it was moved to"
+            )
+
+    def _has(self, file: File) -> bool:
+        return (self.folder / file.name).exists()
 
     def _manifests(self) -> list[Path]:
         return sorted(self.folder.glob("[0-9]" * 12 + ".json"))
@@ -218,6 +240,7 @@ class Checkpoints:
     def _segments(self, journal: Journal, files: dict[str, bytes]) -> list[File]:
         """The segments that cover what the buffer holds; the slots that are in none yet are added to ``files``."""
         old = self._kept[-1].segments if self._kept else []
+        old = old if all(map(self._has, old)) else []  # somebody deleted one; the buffer has it all
         oldest = max(journal.written - journal.capacity, 0)
         start = max(old[-1].stop if old else 0, oldest)
         segments = [segment for segment in old if segment.stop > oldest]

@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -116,7 +116,8 @@ class Recorder:
         self._purge: int | None = None
         self._events: list[EventFile] = []
         with self._disk():
-            self._csv = (folder / CSV).open("ab")
+            self._csv = (folder / CSV).open("a+b")
+            self._csv.truncate(_whole_lines(self._csv))
             if os.fstat(self._csv.fileno()).st_size == 0:
                 self._csv.write(csv_text([COLUMNS]))
 
@@ -213,6 +214,12 @@ class Recorder:
 
     def _disk(self) -> Any:
         return explain_disk_errors(self.folder, "the last rows were not recorded; checkpoints are kept")
+
+
+def _whole_lines(file: IO[bytes]) -> int:
+    """How many bytes a file has up to the end of its last whole line."""
+    file.seek(0)
+    return sum(len(line) for line in file if line.endswith(b"\n"))
 
 
 def member_settings(config: Mapping[str, Any], member: str) -> dict[str, Any]:

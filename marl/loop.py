@@ -108,6 +108,9 @@ class Training:
         learner: acts and learns.
         buffer: remembers.
         recorder: logs.
+
+    Raises:
+        UserError: (also ``remember`` and ``restart_episodes``) the environment shows or pays NaN or infinity.
     """
 
     PARTS = ("env", "learner", "buffer", "recorder", "returns", "warmup")
@@ -124,12 +127,18 @@ class Training:
         self.config, self.env, self.learner, self.buffer, self.recorder = config, env, learner, buffer, recorder
         self.returns = Returns(env.members, env.copies, env.spec)
         self.warmup = Streams(seeds, "warmup")
-        self.view = first_view(env, learner)
         self.metrics: Metrics = {}
         self.steps = 0
         self.updates = 0
         self.restarts = 0
         self.lost = 0
+        self.view = self.begin()
+
+    def begin(self) -> View:
+        """What is seen as every copy starts afresh."""
+        view = first_view(self.env, self.learner)
+        self.check(view.obs, view.state)
+        return view
 
     def act(self, view: View) -> Acted:
         """Random actions until the warm-up is over, then the learner's, with exploration."""
@@ -138,16 +147,24 @@ class Training:
         return self.learner.act(view, explore=True)
 
     def remember(self, transition: Transition) -> None:
-        """Take in one step of all copies; raises ``UserError`` if the environment answered with NaN or infinity."""
+        """Take in one step of all copies, unless a number of it is not finite."""
         acted, step = transition.acted, transition.step
         require_finite(step.reward, "reward", self.steps, self.env.spec.agents)
-        require_finite(step.next_obs, "observation", self.steps, self.env.spec.agents)
+        self.check(step.next_obs, step.next_state)
+        if step.done.any():  # elsewhere the same
+            self.check(step.obs, step.state)
         self.buffer.add(transition.view, acted, self.env.spec.taught(step))
         self.returns.add(step)
         self.steps += self.env.copies
         self.view = following(acted, step)
         if step.lost is not None:
             self.lost += int(step.lost.any(1).sum())
+
+    def check(self, obs: Tensor, state: Tensor | None) -> None:
+        """Raise ``UserError`` unless observations ``[P, N, E, D]`` and the global state ``[P, E, S]`` are finite."""
+        require_finite(obs, "observation", self.steps, self.env.spec.agents)
+        if state is not None:
+            require_finite(state.unsqueeze(1), "state", self.steps, ["the environment"])
 
     def learn(self) -> int:
         """The updates that are due, and how many that were; raises ``UserError`` if a gradient is not finite."""
@@ -190,7 +207,7 @@ class Training:
 
     def restart_episodes(self) -> None:
         """Begin new episodes: what remains to do on resume where an environment's state cannot be restored."""
-        self.view = first_view(self.env, self.learner)
+        self.view = self.begin()
         self.returns.running.zero_()
         self.buffer.interrupt()
 

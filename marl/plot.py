@@ -97,15 +97,25 @@ def _seeds(run: Path, metric: str) -> Iterator[_Seed]:
 
 
 def read_metrics(run: Path) -> Iterator[dict[str, str]]:
-    """The rows of ``metrics.csv`` by column; a last line that is still being written is left out."""
+    """The rows of ``metrics.csv`` by column; a damaged line is left out, and the last one while it is being written."""
     try:
-        with (run / CSV).open(newline="") as file:
-            lines = csv.reader(line for line in file if line.endswith("\n"))
-            for row in lines:
-                if len(row) == len(COLUMNS) and tuple(row) != COLUMNS:
-                    yield dict(zip(COLUMNS, row, strict=True))
+        with (run / CSV).open(newline="\n", encoding="utf-8", errors="replace") as file:
+            yield from filter(None, map(_row, file))
     except FileNotFoundError:
         raise UserError(f"{run} has no {CSV}: nothing was recorded yet") from None
+
+
+def _row(line: str) -> dict[str, str] | None:
+    """One line by column; None for the head, and for what is not a whole row with numbers for step and value."""
+    if not line.endswith("\n"):
+        return None
+    try:
+        (row,) = csv.reader([line])
+        by_column = dict(zip(COLUMNS, row, strict=True))
+        int(by_column["step"]), float(by_column["value"])
+    except (ValueError, csv.Error):
+        return None
+    return by_column
 
 
 def _groups(seeds: list[_Seed]) -> dict[str, list[_Seed]]:

@@ -159,7 +159,8 @@ def explain_disk_errors(folder: Path, consequence: str) -> Iterator[None]:
         yield
     except OSError as error:
         full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        if error.errno not in (*full, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG):
+        place = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
+        if error.errno not in (*full, *place):
             raise
         free = f" ({size(free_space(folder))} free)" if error.errno in full else ""
         raise UserError(f"{folder}: {error.strerror}{free}: {consequence}") from error

@@ -46,9 +46,11 @@ def origin(
 
 
 def at_step(members: Mapping[str, dict[str, Any]], step: int | None = None) -> None:
-    """Note of the members of an ``origin`` which checkpoint is meant; None: the one that is now the newest."""
-    for entry in members.values():
-        entry["step"] = Checkpoints(Path(entry["run"]) / "checkpoints").newest() if step is None else step
+    """Note of the members of an ``origin`` which checkpoint is meant; None: the newest that can be used now."""
+    for run in {entry["run"] for entry in members.values()}:
+        newest = Checkpoints(Path(run) / "checkpoints").load(replay=False).step if step is None else step
+        for entry in members.values():
+            entry["step"] = newest if entry["run"] == run else entry["step"]
 
 
 def teachers(texts: Sequence[str], members: Sequence[str], algorithm: str) -> list[dict[str, Any]]:

@@ -256,6 +256,12 @@ def test_a_new_end_before_the_present_step_is_refused(run, capsys):
     assert content(run) == before
 
 
+def test_a_video_of_what_cannot_be_drawn_is_one_line(run, capsys, tmp_path):
+    line = refused(capsys, "evaluate", run, "--episodes", "1", "--video", tmp_path / "film.mp4")
+    assert line == "probe/team cannot be drawn"
+    assert not (tmp_path / "film.mp4").exists()
+
+
 @pytest.mark.parametrize(
     "arguments, answer",
     [

@@ -2,12 +2,14 @@
 
 import resource
 import shutil
+import signal
 import subprocess
+import time
 from dataclasses import dataclass
 
 import pytest
 import torch
-from run_tools import SMALL, Marl, content, differences, refused, run_marl, warm_up
+from run_tools import SMALL, Marl, content, differences, last_step, refused, run_marl, warm_up
 
 import marl.api
 import marl.recipe
@@ -34,7 +36,8 @@ class PoisonOptions:
 
 
 class Poison(Masking):
-    """The probe, until its 61st step: there agent 1's reward or observation turns bad. Evaluations are shorter."""
+    """The probe, until its 61st step: there agent 1's reward or observation turns bad, or what it sees at the start of
+    that episode. Evaluations are shorter."""
 
     def __init__(self, seeds, copies, options):
         super().__init__(seeds, copies, ProbeOptions())
@@ -43,8 +46,8 @@ class Poison(Masking):
     def step(self, action):
         step = super().step(action)
         self.count += 1
-        if self.count == 61:
-            bad = step.reward if self.options.what == "reward" else step.next_obs
+        if self.count == (60 if self.options.what == "start" else 61):  # episodes have two steps
+            bad = {"reward": step.reward, "observation": step.next_obs, "start": step.obs}[self.options.what]
             bad[:, 1] = self.options.value
         return step
 
@@ -73,6 +76,8 @@ def poison(monkeypatch):
         ("reward", "nan", "reward of agent_1 (member 0) is not finite at step 60"),
         ("reward", "-inf", "reward of agent_1 (member 0) is not finite at step 60"),
         ("observation", "nan", "observation of agent_1 (member 0) is not finite at step 60"),
+        ("start", "nan", "observation of agent_1 (member 0) is not finite at step 59"),
+        ("start", "inf", "observation of agent_1 (member 0) is not finite at step 59"),
         # (1e25)^2 is beyond float32: the reward is finite, and the loss of the batch that first holds it is not.
         ("reward", "1e25", "grad/critic_norm of agent_1 (member 0) is not finite at step "),
     ],
@@ -142,21 +147,39 @@ def test_a_file_that_may_not_grow_ends_the_run_in_one_line_and_loses_nothing(tmp
 # ---- damage -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("pattern", ["*.json", "0*.safetensors", "replay*.safetensors"])
-@pytest.mark.parametrize("how", ["truncated", "flipped", "replaced", "removed"])
-@pytest.mark.parametrize("command", ["resume", "evaluate"])
-def test_checkpoints_that_are_all_damaged_are_named_and_left_alone(command, how, pattern, run, capsys):
+def damage(run, pattern, how):
     for path in (run / "checkpoints").glob(pattern):
         data = path.read_bytes()
         flipped = bytes([*data[:-2], data[-2] ^ 1, data[-1]])
         path.write_bytes({"truncated": data[:-1], "flipped": flipped, "replaced": b"\x80\x04."}.get(how, b""))
         if how == "removed":
             path.unlink()
+
+
+HOW = pytest.mark.parametrize("how", ["truncated", "flipped", "replaced", "removed"])
+READERS = [(command, pattern) for command in ("resume", "evaluate") for pattern in ("*.json", "0*.safetensors")]
+
+
+@HOW
+@pytest.mark.parametrize("command, pattern", [*READERS, ("resume", "replay*.safetensors")])
+def test_checkpoints_that_are_all_damaged_are_named_and_left_alone(command, how, pattern, run, capsys):
+    damage(run, pattern, how)
     before = content(run)
     line = refused(capsys, command, run)
     assert line.startswith(f"{run / 'checkpoints'}: ")
     assert ("no checkpoint was saved here" if (how, pattern) == ("removed", "*.json") else "cannot be used") in line
     assert content(run) == before
+
+
+@HOW
+def test_who_needs_only_the_networks_is_not_disturbed_by_a_damaged_replay(how, run, tmp_path):
+    sound = marl.api.evaluate(run, episodes=3)
+    damage(run, "replay*.safetensors", how)
+    assert marl.api.evaluate(run, episodes=3) == sound and sound["step"] == 100
+    assert marl.api.load(run).step == 100
+    assert main(["export", str(run), "--agent", "0", "--out", str(tmp_path / "out")]) == 0
+    start = ["--init-from", str(run), "--steps", "1", "--run", str(tmp_path / "next")]
+    assert main(["train", "maddpg", "probe/team", *SMALL, *start]) == 0
 
 
 STRANGERS = {
@@ -181,6 +204,33 @@ def test_the_checkpoint_of_another_run_is_recognised_and_both_are_left_alone(arg
     assert content(run) == before
     if "--copies" not in arguments:  # the same weights play with any number of copies
         assert "the checkpoint of step 50 is not of this run: " in refused(capsys, "evaluate", run)
+
+
+# ---- a folder that goes away --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("when", ["at the next checkpoint", "at the end", "at Ctrl-C"])
+@pytest.mark.parametrize("fate", ["moved", "deleted"])
+def test_a_run_whose_folder_goes_away_says_so_and_makes_no_other(fate, when, tmp_path):
+    run = tmp_path / "run"
+    often = {"at the next checkpoint": "35"}.get(when, "1000000")
+    steps = "3000" if when == "at the end" else "1000000"
+    settings = [*SMALL, "--eval-every", "0", "--checkpoint-every", often, "--steps", steps, "--run", run]
+    process = Marl("train", "maddpg", "probe/team", *settings, log=tmp_path / "log")
+    while last_step(run) < 100:
+        time.sleep(0.002)
+    run.rename(tmp_path / "elsewhere")
+    if fate == "deleted":
+        shutil.rmtree(tmp_path / "elsewhere")
+    if when == "at Ctrl-C":
+        process.kill(signal.SIGINT)
+    assert process.wait() == 2
+    (line,) = process.err.splitlines()
+    assert line.startswith(f"marl: {run}: the run's folder is gone from where it was")
+    assert line.endswith("what was saved is where it was moved to")
+    assert not run.exists()
+    if fate == "moved":
+        assert Checkpoints(tmp_path / "elsewhere" / "checkpoints").load().step % int(often) == 0
 
 
 # ---- Ctrl-C -------------------------------------------------------------------------------------------------------

@@ -173,6 +173,26 @@ def test_a_metrics_file_that_lost_its_past_is_said_and_does_not_stop_the_run(tmp
     assert {row["step"] for row in rows(tmp_path)} == {"20"}
 
 
+@pytest.mark.parametrize("whole", [15, 9, 0])  # lines; 0: the file ends in the middle of its head
+def test_a_row_that_was_cut_in_the_middle_is_dropped_and_the_next_one_stands_alone(whole, tmp_path, caplog):
+    recorder = Recorder(tmp_path, MEMBERS, AGENTS)
+    write_steps(recorder, [10, 20])  # 8 rows each, after the head
+    saved = recorder.state_dict()
+    recorder.close()
+    path = tmp_path / "metrics.csv"
+    head, *lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([head, *lines][:whole]) + [head, *lines][whole][:9])
+    resumed = Recorder(tmp_path, MEMBERS, AGENTS)
+    resumed.load_state_dict(saved)
+    write_steps(resumed, [30])
+    resumed.close()
+    found = path.read_bytes().splitlines(keepends=True)
+    left = max(whole, 1)
+    assert found[:left] == [head, *lines][:left] and len(found) == left + 8
+    assert [row["step"] for row in rows(tmp_path)][left - 1 :] == ["30"] * 8
+    assert len(caplog.messages) == 1 and "metrics.csv lacks" in caplog.messages[0]
+
+
 # ---- configuration ----------------------------------------------------------------------------------------------
 
 

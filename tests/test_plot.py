@@ -108,6 +108,24 @@ def test_a_run_that_is_still_writing_can_be_plotted(tmp_path):
     assert plot([run], tmp_path / "c.png").table[0].step == 200
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"\xff\xfe\x80\x00\n",
+        b'2\xff0,m0,eval/return_mean,,"reward per episode",4.0\n',
+        b'100,m0,eval/return_mean,,"reward per episode",4.\xff\n',
+        b'100,m0,eval/return_mean,,"reward per epi\n',
+        b"x" * 140_000 + b"\n",
+    ],
+)
+def test_damaged_rows_are_passed_over(damage, tmp_path):
+    run = make_run(tmp_path / "r", [4.0])
+    head, *lines = (run / "metrics.csv").read_bytes().splitlines(keepends=True)
+    (run / "metrics.csv").write_bytes(head + b"".join(damage + line for line in lines))
+    (row,) = plot([run], tmp_path / "c.png").table
+    assert (row.step, row.estimate) == (200, 4.0)
+
+
 def test_trouble_is_one_line_that_names_the_nearest_choice(tmp_path):
     run = make_run(tmp_path / "r", [4.0])
     with pytest.raises(UserError, match="no metric 'eval/return'; did you mean 'eval/return_"):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import pytest
 
@@ -44,6 +45,12 @@ def test_a_folder_with_other_files_is_refused_and_an_empty_one_is_not(tmp_path):
         new_run("td3", "gym/x", tmp_path / "thesis.tex")
     with pytest.raises(UserError, match="Not a directory"):
         new_run("td3", "gym/x", tmp_path / "thesis.tex" / "run")
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc"), reason="needs a file system that takes no folders")
+def test_a_place_where_no_folder_can_be_is_one_line():
+    with pytest.raises(UserError, match=r"^/proc/foo: No such file or directory: the run was not started$"):
+        new_run("td3", "gym/x", Path("/proc/foo"))
 
 
 def test_a_folder_without_a_run_is_said_with_the_newest_run_near_it(tmp_path):

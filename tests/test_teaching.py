@@ -13,6 +13,7 @@ import marl
 from marl import cli
 from marl.log import METRICS, member_settings
 from marl.modules.teachers import Teacher
+from marl.networks import acting, networks
 from marl.plot import read_metrics
 from marl.policies import policy_of
 from marl.recipe import Recipe
@@ -132,6 +133,23 @@ def test_a_teacher_answers_what_the_team_it_comes_from_does(text, algorithm, dis
     assert recipe.algorithm == algorithm
 
 
+@pytest.mark.parametrize("source", ["maddpg", "mappo", "dqn"])
+@pytest.mark.parametrize("algorithm", LEARNERS)
+def test_a_teacher_sees_bytes_as_its_network_did_in_its_own_run(algorithm, source, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = {"maddpg": SMALL, "mappo": ON_MAPPO, "dqn": {**SMALL, "conv": "none"}}[source]
+    marl.train(source, "small/catch", run="there", steps=10, **settings)
+    marl.train(algorithm, "small/catch", teachers=["there"], run="taught", steps=1, **LEARNERS[algorithm])
+    there, taught = load_source(tmp_path / "there"), load_source(tmp_path / "taught").learner
+    assert there.spec.bytes
+    obs = torch.randint(256, (1, 1, 40, there.spec.obs_size), generator=torch.Generator().manual_seed(1)).float()
+    original = acting(networks(there.learner, there.spec)).module(obs)[0, 0]
+    answer = taught.teachers.answers(obs, None)[0][0, 0, 0]
+    assert torch.equal(answer.argmax(-1), original.argmax(-1))
+    if source != "dqn":  # of values only the best one counts
+        torch.testing.assert_close(answer, original, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("algorithm", LEARNERS)
 def test_a_member_lives_as_it_would_alone(algorithm, here):
     given = {"teachers": ["there:0"], "steps": 20, **LEARNERS[algorithm]}
@@ -202,6 +220,16 @@ def test_a_teacher_whose_run_has_gone_on_since_it_was_named_is_refused(here):
         UserError, match=r"there: expected its checkpoint of step 12, as when it was named, got step 20"
     ):
         start(recipe, recipe.make_learner(load_source(here / "there").spec), load_source(here / "there").spec)
+
+
+def test_a_teacher_whose_newest_checkpoint_is_damaged_teaches_from_the_one_before(here):
+    marl.resume("there", steps=20)
+    checkpoints = here / "there/checkpoints"
+    before, newest = (int(path.stem) for path in sorted(checkpoints.glob("0*.json"))[-2:])
+    (damaged,) = checkpoints.glob(f"{newest:012}*.safetensors")
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    run = marl.train("maptf", "mpe/simple_spread_v3", teachers="there:0", run="taught", steps=1, **SMALL)
+    assert f"there:0, step {before}" in (run / "teachers.csv").read_text()
 
 
 def test_without_teachers_nothing_is_said_of_any(here):

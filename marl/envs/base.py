@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from marl.types import State, View
+from marl.types import State, UserError, View
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,12 @@ class EnvSpec:
     pixels: tuple[int, int, int] | None = None
     stack: int = 1
     clip_rewards: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise ``UserError`` where there is nothing to see or nothing to do."""
+        for what, size in (("observations", self.obs_size), ("actions", self.action_size)):
+            if size < 1:
+                raise UserError(f"{self.id}: expected {what} of one number or more, got none")
 
     @property
     def n_agents(self) -> int:
@@ -190,8 +196,8 @@ class VectorEnv(ABC):
         return []
 
     def render(self, member: int = 0, copy: int = 0) -> np.ndarray:
-        """The picture of one copy, uint8 ``[height, width, 3]``."""
-        raise NotImplementedError(f"{self.spec.id} cannot be drawn")
+        """The picture of one copy, uint8 ``[height, width, 3]``; raises ``UserError`` where there is none."""
+        raise UserError(f"{self.spec.id} cannot be drawn")
 
     def close(self) -> None:
         """Release windows, processes and files."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
+import importlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -41,14 +43,15 @@ class GymCopy:
     Args:
         seed: of its generator.
         id: the full name, with the family.
-        name: what Gymnasium calls it.
+        name: what Gymnasium calls it; ``module:ID`` imports the module first, which is to register the ID.
         options: keywords for ``gymnasium.make``; ``max_episode_steps`` changes the time limit.
         keeper: how its state is saved; None: by the environment's own ``state_dict`` and ``load_state_dict`` (numpy
             arrays and JSON values), or not at all where it has none.
         rules: for ``EnvSpec.rules``.
 
     Raises:
-        UserError: for an unknown name, keywords it does not take, or spaces of other kinds.
+        UserError: for an unknown name, a module that cannot be imported, keywords it does not take, or spaces of other
+            kinds.
     """
 
     def __init__(
@@ -177,9 +180,9 @@ def _make(id: str, name: str, options: Mapping[str, Any]) -> tuple[Any, int | No
     gymnasium = _gymnasium()
     from gymnasium.envs.registration import load_env_creator
 
-    options = dict(options)
+    options, name = dict(options), _imported(id, name)
     try:
-        spec = gymnasium.spec(name)  # imports the module of ``module:Name-v0``
+        spec = gymnasium.spec(name)
         limit = options.pop("max_episode_steps", spec.max_episode_steps)
         creator = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
         if "rgb_array" in (getattr(creator, "metadata", None) or {}).get("render_modes", ()):
@@ -191,11 +194,24 @@ def _make(id: str, name: str, options: Mapping[str, Any]) -> tuple[Any, int | No
         raise UserError(f"{id}: {' '.join(str(error).split())}") from None
     except (gymnasium.error.Error, ImportError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"no environment {id!r} ({reason}){suggestion(name, gymnasium.registry)}") from None
+        near = difflib.get_close_matches(name, gymnasium.registry, n=1, cutoff=0.5)  # the registry is long
+        raise UserError(f"no environment {id!r} ({reason}){suggestion(name, near)}") from None
     except TypeError as error:
         raise UserError(f"{id} does not take these keywords: {' '.join(str(error).split())}") from None
     check_limit(id, limit)
     return env, limit
+
+
+def _imported(id: str, name: str) -> str:
+    """The bare ID of ``module:ID``, once the module is imported; Gymnasium's own ``spec`` does neither."""
+    module, colon, bare = name.rpartition(":")
+    if colon:
+        try:
+            importlib.import_module(module)
+        except Exception as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise UserError(f"{id}: cannot import {module!r} ({reason})") from error
+    return bare
 
 
 def check_limit(id: str, limit: Any) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, ClassVar
 
 import gymnasium
@@ -27,9 +30,10 @@ class Told(gymnasium.Env):
             "discrete": Discrete(3, start=5),
             "unbounded": Box(-np.inf, np.inf, (1,)),
             "multi": MultiDiscrete([2, 2]),
+            "nothing": Box(-1, 1, (0,)),
         }
         self.action_space = kinds[action]
-        self.observation_space = Box(-99, 99, (1, 2)) if obs == "box" else Discrete(4)
+        self.observation_space = {"box": Box(-99, 99, (1, 2)), "none": Box(-1, 1, (2, 0))}.get(obs, Discrete(4))
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
         super().reset(seed=seed)
@@ -56,6 +60,39 @@ class Counter(Told):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.place = state["place"]
+
+
+MODULE = """
+import gymnasium
+from gymnasium.spaces import Box
+
+class Task(gymnasium.Env):
+    observation_space, action_space = Box(-1, 1, (3,)), Box(-1, 1, (2,))
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.np_random.uniform(-1, 1, 3).astype("float32"), {}
+
+    def step(self, action):
+        return self.np_random.uniform(-1, 1, 3).astype("float32"), 1.0, False, False, {}
+
+gymnasium.register("NAME-v0", entry_point=Task, max_episode_steps=5)
+"""
+"""Registers an id named after its own name."""
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A package of three modules that nothing has imported: ``first`` and ``second`` work, ``broken`` does not."""
+    name = f"marl_test_{tmp_path.name}"
+    (tmp_path / name).mkdir()
+    for module in ("first", "second"):
+        (tmp_path / name / f"{module}.py").write_text(MODULE.replace("NAME", module.title()))
+    (tmp_path / name / "broken.py").write_text("1 / 0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield name
+    for module in ("first", "second"):
+        gymnasium.registry.pop(f"{module.title()}-v0", None)
 
 
 gymnasium.register("marl-test/Told-v0", entry_point=Told, max_episode_steps=4)
@@ -118,11 +155,14 @@ def test_classic_control_steps_like_gymnasium_itself() -> None:
     [
         ("gym/CartPole-v9", {}, "no environment 'gym/CartPole-v9'"),
         ("gym/CartPoole-v1", {}, "CartPole-v1"),
-        ("gym/no_such_module:Thing-v0", {}, "no_such_module"),
+        ("gym/no_such_module:Thing-v0", {}, "cannot import 'no_such_module' .*No module named 'no_such_module'"),
+        ("gym/:Thing-v0", {}, "cannot import ''"),
         ("gym/CartPole-v1", {"wheels": 3}, "does not take these keywords.*wheels"),
         ("gym/CartPole-v1", {"max_episode_steps": 0}, "positive number of steps, got 0"),
         ("gym/marl-test/Told-v0", {"action": "unbounded"}, "expected Discrete or bounded Box actions, got Box"),
         ("gym/marl-test/Told-v0", {"action": "multi"}, "got MultiDiscrete"),
+        ("gym/marl-test/Told-v0", {"action": "nothing"}, "expected actions of one number or more, got none"),
+        ("gym/marl-test/Told-v0", {"obs": "none"}, "expected observations of one number or more, got none"),
         ("gym/marl-test/Told-v0", {"obs": "discrete"}, "expected Box observations, got Discrete"),
         ("gym/CartPole-v1", {"agents": -1}, "at least 1, got -1"),
     ],
@@ -132,6 +172,41 @@ def test_mistakes_are_one_line(id: str, options: dict[str, Any], message: str) -
     with pytest.raises(UserError, match=message) as caught:
         make_env(id, agents=agents, options=options)
     assert "\n" not in str(caught.value)
+
+
+def test_a_name_near_to_none_is_answered_without_the_whole_registry() -> None:
+    with pytest.raises(UserError) as caught:
+        make_env("gym/Xyzzyxyzzy-v0")
+    assert str(caught.value) == "no environment 'gym/Xyzzyxyzzy-v0' (Environment `Xyzzyxyzzy` doesn't exist.)"
+
+
+def test_a_module_before_a_colon_is_imported_first(package: str) -> None:
+    env = make_env(f"gym/{package}.first:First-v0")
+    assert (env.spec.id, env.spec.max_steps) == (f"gym/{package}.first:First-v0", 5)
+    assert env.reset().shape == (1, 1, 1, 3)
+
+
+def test_worker_processes_import_the_module_too(package: str) -> None:
+    env = make_env(f"gym/{package}.second:Second-v0", copies=2, workers=2)
+    try:
+        env.reset()
+        assert env.step(torch.zeros(1, 1, 2, 2)).reward.tolist() == [[[1.0, 1.0]]]
+        assert f"{package}.second" not in sys.modules
+    finally:
+        env.close()
+
+
+@pytest.mark.parametrize(
+    ("rest", "message"),
+    [
+        (".broken:First-v0", "cannot import '{0}.broken' (ZeroDivisionError: division by zero)"),
+        (".first:Frst-v0", "(Environment `Frst` doesn't exist. Did you mean: `First`?); did you mean 'First-v0'?"),
+    ],
+)
+def test_a_mistake_in_or_after_the_module_is_one_line(rest: str, message: str, package: str) -> None:
+    with pytest.raises(UserError) as caught:
+        make_env(f"gym/{package}{rest}")
+    assert str(caught.value).endswith(message.format(package)) and "\n" not in str(caught.value)
 
 
 def test_drawing_what_cannot_be_drawn_is_one_line() -> None:
