@@ -146,9 +146,10 @@ class Checkpoints:
 
         Raises:
             UserError: the disk is full or cannot be written to; nothing of this attempt stays, the last one does. Or
-                the folder was moved or deleted since the last one; it is not made again.
+                the last one is gone, since the folder was moved, deleted or emptied; it is not made again.
         """
-        self._require_home()
+        with explain_disk_errors(self.folder, f"the checkpoint of step {step} was not written"):
+            self._require_home()
         files: dict[str, bytes] = {}
         segments = self._segments(journal, files) if journal is not None else []
         tensors, values = flatten(state)
@@ -216,12 +217,16 @@ class Checkpoints:
                 )
         elif not self._has(self._kept[-1].tensors):
             raise UserError(
-                f"{self.folder.parent}: the run's folder is gone from where it was (the checkpoint of step "
-                f"{self._kept[-1].step} is not there); what was saved is where it was moved to"
+                f"{self.folder.parent}: the checkpoint of step {self._kept[-1].step} is gone from where it was; "
+                "its folder was moved, deleted or emptied, and the run can go on where it is now"
             )
 
     def _has(self, file: File) -> bool:
-        return (self.folder / file.name).exists()
+        try:
+            (self.folder / file.name).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return True
 
     def _manifests(self) -> list[Path]:
         return sorted(self.folder.glob("[0-9]" * 12 + ".json"))

@@ -63,7 +63,7 @@ def test_a_folder_that_is_gone_is_said_in_one_line_and_not_made_again(tmp_path, 
     with pytest.raises(UserError) as caught:
         saver.save(200, {}, ring)
     assert str(caught.value) == (
-        f"{home}: the run's folder is gone from where it was (the checkpoint of step 100 is not there); "
-        "what was saved is where it was moved to"
+        f"{home}: the checkpoint of step 100 is gone from where it was; its folder was moved, deleted or emptied, and "
+        "the run can go on where it is now"
     )
     assert sorted(tmp_path.rglob("*")) == before

@@ -297,7 +297,7 @@ class BootstrapsAfterTheEnd(Loop):
         (Negative, "critic 2 answers 1 more and the target of agent 0 falls by 0.225"),  # .9 * .5 * .5
         (OnlyItself, "no agent's target rises with another agent's critic"),
         (TooMuch, r"of agent 0 0, and its target is 0.225 above .* not weigh more than kappa"),  # .9 * (.75 - .5)
-        (Constant, "kappa 1: the targets are those of kappa 0.5, kappa is not heeded"),
+        (Constant, r"kappa 1 with answers of 0.5, .* differ by 0.045; .* in proportion to kappa"),  # .9 * (.1 - .05)
         (ConstantAlone, "kappa 1: the targets are those of kappa 0.5, kappa is not heeded"),
         (Squared, r"kappa 1 with answers of 0.5, .* differ by 0.225; .* in proportion to kappa"),  # .9 * (.5 - .25)
         (OneBuffer, "kappa 0: targets differ by 5 from those without reciprocity in turn 1"),
@@ -308,6 +308,35 @@ class BootstrapsAfterTheEnd(Loop):
 def test_a_planted_fault_is_named(make, message):
     with pytest.raises(BrokenPromise, match=message):
         check_reciprocity(make)
+
+
+def test_targets_that_are_cut_at_a_bound_keep_the_promises():
+    """Critics answer .2, 3 and 3, so that with kappa .5 and 1 all targets are at the upper bound."""
+
+    class Cut(Loop):
+        def __init__(self, kappa, seed):
+            super().__init__(kappa, seed)
+            self.reward = torch.zeros(N, B)
+            for critic, bias in zip(self.critics, (0.2, 3.0, 3.0), strict=True):
+                nn.init.constant_(critic[2].bias, bias)
+
+        def targets(self, terminated):
+            return super().targets(terminated).clamp(0.0, 1.0)
+
+    check_reciprocity(Cut)
+
+
+def test_one_agent_with_targets_that_are_never_positive_keeps_the_promises():
+    class Costs(Loop):
+        def __init__(self, kappa, seed):
+            super().__init__(kappa, seed, agents=1)
+            self.reward = torch.zeros(1, B)
+            nn.init.constant_(self.critics[0][2].bias, -3.0)
+
+        def targets(self, terminated):
+            return super().targets(terminated).clamp(-50.0, 0.0)
+
+    check_reciprocity(Costs)
 
 
 def test_targets_that_are_no_numbers_are_refused():
@@ -324,7 +353,7 @@ def test_an_answer_that_does_nothing_is_said_to_do_nothing():
         def answer(self, values):
             pass
 
-    with pytest.raises(UserError, match="answer: expected targets without reciprocity to change when critics answer"):
+    with pytest.raises(UserError, match="answer: expected targets without reciprocity to change with what critics"):
         check_reciprocity(Deaf)
 
 

@@ -100,7 +100,8 @@ class Nearest(AdjacencySpace):
         mask = None if self.mask is None else self.mask.to(states.device).unsqueeze(-2)
         known = states if mask is None else states.masked_fill(~mask, 0.0)
         if self.metric == "euclidean":
-            known = known - known.mean(-2, keepdim=True)  # cdist subtracts squares, which large numbers would cancel
+            centre = known.nan_to_num(0.0, 0.0, 0.0).mean(-2, keepdim=True)
+            known = known - centre  # cdist subtracts squares, which of large numbers leave little
             distance = torch.cdist(known, known)
         else:
             with full_precision(known):

@@ -14,7 +14,14 @@ from torch import Tensor
 
 from marl.modules.adjacency import AdjacencySpace, Perturbed
 from marl.modules.graph import make_graph, validated
-from marl.modules.guards import batched, checked_kappa, require_floating, require_tensor, same_device
+from marl.modules.guards import (
+    batched,
+    checked_kappa,
+    outside_the_graph,
+    require_floating,
+    require_tensor,
+    same_device,
+)
 from marl.modules.plain import check_state
 from marl.modules.reciprocity import Reciprocity, ReciprocityConfig, blend, make_space, mix
 from marl.streams import Streams
@@ -189,7 +196,7 @@ class Reciprocal(torch.nn.Module):
         engine = self.engine
         engine.last = None
         if callable(self._kappa):
-            _outside_the_graph()(self)
+            outside_the_graph(_advance)(self)
         return not engine.off
 
     @property
@@ -234,19 +241,6 @@ class _Given(Streams):
 
 
 def _advance(reciprocal: Reciprocal) -> None:
+    """In no graph: a number that changes at each call would be compiled anew each time."""
     reciprocal.engine.set_kappas([reciprocal.kappa])
     reciprocal.calls += 1
-
-
-_uncompiled: Callable[[Reciprocal], None] | None = None
-
-
-def _outside_the_graph() -> Callable[[Reciprocal], None]:
-    """``_advance``, not compiled: a number that changes at each call would be compiled anew each time.
-
-    Made when first needed, because importing the compiler takes a second.
-    """
-    global _uncompiled
-    if _uncompiled is None:
-        _uncompiled = torch.compiler.disable(_advance)
-    return _uncompiled

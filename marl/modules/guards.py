@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from numbers import Real
 from typing import Any
@@ -78,6 +78,19 @@ def passing() -> bool:
 def readable(tensor: Tensor) -> bool:
     """Whether Python may look at the numbers now: not inside a compiled graph or a vmap, nor on the device meta."""
     return not torch.compiler.is_compiling() and not tensor.is_meta and not batched(tensor)
+
+
+_uncompiled: dict[Callable[..., Any], Callable[..., Any]] = {}
+
+
+def outside_the_graph(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, which breaks a compiled graph and runs as it is.
+
+    Made when first needed, because importing the compiler takes a second.
+    """
+    if function not in _uncompiled:
+        _uncompiled[function] = torch.compiler.disable(function)
+    return _uncompiled[function]
 
 
 def full_precision(tensor: Tensor) -> AbstractContextManager[Any]:

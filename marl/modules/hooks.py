@@ -14,7 +14,7 @@ from torch import Tensor
 from marl.modules.adjacency import AdjacencySpace
 from marl.modules.foreign import Kappa, Links, Reciprocal
 from marl.modules.graph import listeners, sole
-from marl.modules.guards import batched
+from marl.modules.guards import batched, outside_the_graph
 from marl.modules.plain import as_list, check_alike, check_answer, check_state
 from marl.modules.quick import Shortcuts, quick
 from marl.modules.reciprocity import Reciprocity
@@ -100,9 +100,10 @@ class HookedCritics(torch.nn.Module):
 
         Wrong if the host has written into that answer since.
         """
-        if self.now.last is None:
+        last = self.now.last
+        if last is None:
             return None
-        parts = zip(*self.now.last, strict=True)
+        parts = zip(*last, strict=True)
         return torch.stack([(value - own).abs().mean() for own, value in parts]).mean().view(1)
 
     @torch.no_grad()
@@ -118,7 +119,9 @@ class HookedCritics(torch.nn.Module):
         check_state(f"states of critic {i}", states, engine.space)
         own = [part.detach() if part.requires_grad else part for part in _parts(i, output)]
         check_answer(i, own[0], states)
-        drawn = self._drawn(i, k, states, own[0])
+        together = len(self.groups[i]) > 1 and engine.draws  # what twins share is no part of a graph
+        draw = outside_the_graph(HookedCritics._drawn) if together else HookedCritics._drawn
+        drawn = draw(self, i, k, states, own[0])
         if not drawn.who:
             return _like(output, own)
         mine.asleep = True
@@ -214,8 +217,9 @@ class _Mine(threading.local):
         drawn: what its newest call drew.
     """
 
-    asleep = False
-    drawn = _Drawn()
+    def __init__(self) -> None:
+        """Once in each thread; what is in the class alone would not be in the thread's own dictionary."""
+        self.asleep, self.drawn = False, _Drawn()
 
     def __reduce__(self) -> tuple[type[_Mine], tuple[()]]:
         return _Mine, ()  # a copy draws anew

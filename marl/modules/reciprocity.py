@@ -142,11 +142,11 @@ class Reciprocity:
         self.last = None
         if self.off:
             return own
-        weights = self.links(own.shape[1], own)
+        weights = self.links(own.shape[1], own, len(own))
         others = self._average(lambda adjacent: self._heard(values, adjacent, weights), states, real)
         return self.blended(own, others, weights)
 
-    def links(self, agents: int, values: Tensor) -> Tensor:
+    def links(self, agents: int, values: Tensor, members: int = 1) -> Tensor:
         """The graph's weights at this call, ``[P or 1, N, N]``.
 
         Raises ``UserError`` for another number of agents or members, and for a user's weights on another device.
@@ -154,12 +154,17 @@ class Reciprocity:
         weights = self.graph()
         if weights.shape[-1] != agents:
             raise UserError(f"graph: weights for {weights.shape[-1]} agents arrived, but there are {agents} critics")
-        if len(weights) not in (1, len(self.kappa)):
-            expected = [agents, agents] if len(self.kappa) == 1 else [len(self.kappa), agents, agents]
+        if len(weights) not in (1, members):
+            expected = [agents, agents] if members == 1 else [members, agents, agents]
             raise UserError(f"graph: expected weights of shape {expected}, got {list(weights.shape)}")
         if self.foreign:
             same_device({"the batch": values, "graph": weights})
         return weights
+
+    @property
+    def draws(self) -> bool:
+        """Whom an agent hears, or where, may be drawn anew at each call."""
+        return not (isinstance(self.space, Exact | Nearest) and isinstance(self.graph, Fixed))
 
     def near(self, states: Tensor) -> list[Tensor]:
         """S# of states ``[P, G, B, D]``; raises ``UserError`` unless a user's space yields as many as it has levels."""

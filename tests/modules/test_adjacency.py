@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from torch._subclasses import FakeTensorMode
 
 from marl.modules.adjacency import Exact, Gaussian, Mask, Nearest, Peer, Resample, level_weights
-from marl.modules.moments import Moments
 from marl.modules.reciprocity import ReciprocityConfig, make_space
 from marl.streams import Streams
 from marl.types import UserError
@@ -248,15 +247,6 @@ def test_gaussian_changes_rho_coordinates_only():
     assert bool(((near != states).sum(-1) == 2).all())
 
 
-def test_running_moments_over_unequal_batches_equal_those_of_all_rows_at_once():
-    rows = torch.randn(2, 3, 17, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(3)) * 4 + 100
-    moments = Moments()
-    for part in rows.split([1, 5, 11], dim=2):
-        moments.update(part)
-    torch.testing.assert_close(moments.std(), rows.std(dim=2, correction=0))
-    torch.testing.assert_close(moments.mean, rows.mean(dim=2))
-
-
 def test_knn_finds_the_nearest_other_row_in_both_metrics():
     states = torch.tensor([[[[1.0, 0.0], [2.0, 1.0], [9.0, 0.5]]]])
     # from (1, 0): (2, 1) is sqrt(2) away and 45 degrees off; (9, .5) is 8.02 away but 3.2 degrees off
@@ -286,6 +276,12 @@ def test_knn_finds_the_nearest_of_many_rows_far_from_the_origin():
     assert torch.equal(near, exact.float())
 
 
+def test_a_row_that_is_no_number_spoils_nobody_elses_neighbours():
+    line = torch.tensor([0.0, 1.0, 5.0, 6.0, torch.inf]).view(1, 1, 5, 1)
+    (near,) = Nearest(1, "euclidean")(line)
+    assert near[0, 0, :4, 0].tolist() == [1.0, 0.0, 6.0, 5.0]
+
+
 def test_knn_finds_the_same_rows_under_autocast():
     states = torch.tensor([1.0, 2.0, 3.0]) + torch.randn(1, 1, 64, 3, generator=torch.Generator().manual_seed(0)) * 0.05
     for metric in ("euclidean", "cosine"):
@@ -301,30 +297,6 @@ def test_an_empty_batch_leaves_the_moments_of_gaussian_as_they_were():
     before = space.moments.std()
     (near,) = space(states[:, :, :0])
     assert near.shape == (1, 1, 0, 2) and torch.equal(space.moments.std(), before)
-
-
-def test_moments_of_half_precision_numbers_do_not_overflow():
-    """1000 squared is more than the largest number in half precision, 65504."""
-    states = torch.tensor([-1000.0, 1000.0], dtype=torch.half).view(1, 1, 2, 1)
-    moments = Moments()
-    moments.update(states)
-    assert moments.std().item() == 1000.0
-
-
-def test_moments_that_threads_update_together_stay_of_one_piece():
-    """Each batch has mean 0 and deviation 1, so whatever part of them counted, so has the whole."""
-    batch, moments = torch.tensor([-1.0, 1.0]).view(1, 1, 2, 1), Moments()
-    threads = [threading.Thread(target=lambda: [moments.update(batch) for _ in range(300)]) for _ in range(4)]
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        sys.setswitchinterval(interval)
-    assert (moments.mean.item(), moments.std().item()) == (0.0, 1.0)
 
 
 @pytest.mark.parametrize("name", ["gaussian", "knn"])

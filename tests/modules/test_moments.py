@@ -1,0 +1,41 @@
+"""Running moments: by batches as by all rows at once, in half precision, by several threads."""
+
+import sys
+import threading
+
+import torch
+
+from marl.modules.moments import Moments
+
+
+def test_running_moments_over_unequal_batches_equal_those_of_all_rows_at_once():
+    rows = torch.randn(2, 3, 17, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(3)) * 4 + 100
+    moments = Moments()
+    for part in rows.split([1, 5, 11], dim=2):
+        moments.update(part)
+    torch.testing.assert_close(moments.std(), rows.std(dim=2, correction=0))
+    torch.testing.assert_close(moments.mean, rows.mean(dim=2))
+
+
+def test_moments_of_half_precision_numbers_do_not_overflow():
+    """1000 squared is more than the largest number in half precision, 65504."""
+    states = torch.tensor([-1000.0, 1000.0], dtype=torch.half).view(1, 1, 2, 1)
+    moments = Moments()
+    moments.update(states)
+    assert moments.std().item() == 1000.0
+
+
+def test_moments_that_threads_update_together_stay_of_one_piece():
+    """Each batch has mean 0 and deviation 1, so whatever part of them counted, so has the whole."""
+    batch, moments = torch.tensor([-1.0, 1.0]).view(1, 1, 2, 1), Moments()
+    threads = [threading.Thread(target=lambda: [moments.update(batch) for _ in range(300)]) for _ in range(4)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert (moments.mean.item(), moments.std().item()) == (0.0, 1.0)
