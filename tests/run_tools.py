@@ -4,6 +4,7 @@ Used by the tests of resuming, of bad input and of the command line.
 """
 
 import contextlib
+import faulthandler
 import logging
 import multiprocessing.forkserver
 import os
@@ -115,6 +116,7 @@ def _become(out, err, arguments, before):
         sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
         logging.getLogger().handlers.clear()  # pytest's
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        faulthandler.dump_traceback_later(100)  # before anybody's patience ends: where it hangs
         multiprocessing.forkserver._forkserver.__init__()  # this process must not use its parent's
         if before is not None:
             before()

@@ -209,12 +209,19 @@ def test_the_checkpoint_of_another_run_is_recognised_and_both_are_left_alone(arg
 # ---- a folder that goes away --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("when", ["at the next checkpoint", "at the end", "at Ctrl-C"])
-@pytest.mark.parametrize("fate", ["moved", "deleted"])
+@pytest.mark.parametrize(
+    "fate, when",
+    [
+        ("moved", "at the next checkpoint"),
+        ("deleted", "at the next checkpoint"),
+        ("moved", "at the end"),
+        ("moved", "at Ctrl-C"),
+    ],
+)
 def test_a_run_whose_folder_goes_away_says_so_and_makes_no_other(fate, when, tmp_path):
     run = tmp_path / "run"
     often = {"at the next checkpoint": "35"}.get(when, "1000000")
-    steps = "3000" if when == "at the end" else "1000000"
+    steps = "1000" if when == "at the end" else "1000000"
     settings = [*SMALL, "--eval-every", "0", "--checkpoint-every", often, "--steps", steps, "--run", run]
     process = Marl("train", "maddpg", "probe/team", *settings, log=tmp_path / "log")
     while last_step(run) < 100:
