@@ -47,10 +47,10 @@ def origin(
 
 def at_step(members: Mapping[str, dict[str, Any]], step: int | None = None) -> None:
     """Note of the members of an ``origin`` which checkpoint is meant; None: the newest that can be used now."""
-    for run in {entry["run"] for entry in members.values()}:
-        newest = Checkpoints(Path(run) / "checkpoints").load(replay=False).step if step is None else step
-        for entry in members.values():
-            entry["step"] = newest if entry["run"] == run else entry["step"]
+    runs = {entry["run"] for entry in members.values()} if step is None else set()
+    newest = {run: Checkpoints(Path(run) / "checkpoints").load(replay=False).step for run in runs}
+    for entry in members.values():
+        entry["step"] = newest.get(entry["run"], step)
 
 
 def teachers(texts: Sequence[str], members: Sequence[str], algorithm: str) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -230,6 +231,15 @@ def test_a_teacher_whose_newest_checkpoint_is_damaged_teaches_from_the_one_befor
     damaged.write_bytes(damaged.read_bytes()[:-1])
     run = marl.train("maptf", "mpe/simple_spread_v3", teachers="there:0", run="taught", steps=1, **SMALL)
     assert f"there:0, step {before}" in (run / "teachers.csv").read_text()
+
+
+def test_teachers_may_come_from_a_run_whose_members_are_in_several_parts(here):
+    marl.train(
+        "maddpg", "mpe/simple_spread_v3", run="parts", seeds=(0, 1), steps=8, engine="processes", workers=2, **SMALL
+    )
+    (record,) = teachers(["parts:0"], ["seed=0", "seed=1"], "maptf")
+    found = {name: (Path(entry["run"]).name, entry["step"]) for name, entry in record["members"].items()}
+    assert found == {"seed=0": ("0", 8), "seed=1": ("1", 8)}
 
 
 def test_without_teachers_nothing_is_said_of_any(here):

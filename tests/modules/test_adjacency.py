@@ -2,13 +2,12 @@
 
 import copy
 import itertools
-import sys
-import threading
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from thread_tools import in_threads
 from torch._subclasses import FakeTensorMode
 
 from marl.modules.adjacency import Exact, Gaussian, Mask, Nearest, Peer, Resample, level_weights
@@ -187,7 +186,7 @@ def test_draws_made_in_inference_mode_or_with_fake_tensors_are_not_kept():
 def test_threads_that_draw_from_one_space_fail_in_none():
     """Numbers are drawn by whoever comes first; none is given out twice, and no call finds an empty pool."""
     space, both = Resample(streams(0), (1,), 1), [distinct(1, 1, 4, 2), distinct(1, 1, 6, 2)]
-    before, faults = sys.getswitchinterval(), []
+    faults = []
 
     def work():
         try:
@@ -196,15 +195,7 @@ def test_threads_that_draw_from_one_space_fail_in_none():
         except Exception as fault:
             faults.append(fault)
 
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    sys.setswitchinterval(1e-6)
-    try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        sys.setswitchinterval(before)
+    in_threads(work, 4)
     assert not faults
 
 

@@ -1,9 +1,7 @@
 """Running moments: by batches as by all rows at once, in half precision, by several threads."""
 
-import sys
-import threading
-
 import torch
+from thread_tools import in_threads
 
 from marl.modules.moments import Moments
 
@@ -28,14 +26,5 @@ def test_moments_of_half_precision_numbers_do_not_overflow():
 def test_moments_that_threads_update_together_stay_of_one_piece():
     """Each batch has mean 0 and deviation 1, so whatever part of them counted, so has the whole."""
     batch, moments = torch.tensor([-1.0, 1.0]).view(1, 1, 2, 1), Moments()
-    threads = [threading.Thread(target=lambda: [moments.update(batch) for _ in range(300)]) for _ in range(4)]
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        sys.setswitchinterval(interval)
+    in_threads(lambda: [moments.update(batch) for _ in range(300)], 4)
     assert (moments.mean.item(), moments.std().item()) == (0.0, 1.0)

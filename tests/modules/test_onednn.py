@@ -1,11 +1,10 @@
 """Large layers by oneDNN: the same numbers up to their rounding, only where asked for, and nothing stays changed."""
 
 import copy
-import sys
-import threading
 
 import pytest
 import torch
+from thread_tools import in_threads
 from torch import nn
 
 from marl.modules import onednn
@@ -105,7 +104,7 @@ def test_a_critic_that_is_compiled_later_is_left_alone_from_then_on(slow_mkl):
 
 
 def test_threads_put_the_setting_back_as_the_first_found_it(slow_mkl):
-    before, switch = PRECISION.fp32_precision, sys.getswitchinterval()
+    before = PRECISION.fp32_precision
 
     def work():
         network = critic()
@@ -113,13 +112,7 @@ def test_threads_put_the_setting_back_as_the_first_found_it(slow_mkl):
             with quick(Shortcuts(network)), torch.no_grad():
                 network(STATES)
 
-    threads = [threading.Thread(target=work) for _ in range(3)]
-    sys.setswitchinterval(1e-6)
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    sys.setswitchinterval(switch)
+    in_threads(work, 3)
     assert PRECISION.fp32_precision == before
 
 

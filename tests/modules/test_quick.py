@@ -1,11 +1,10 @@
 """Shortcuts where a critic is only heard: the same numbers, less memory, and nothing of anybody else's overwritten."""
 
 import copy
-import sys
-import threading
 
 import pytest
 import torch
+from thread_tools import in_threads
 from torch import nn
 
 from marl.modules import quick as module
@@ -78,7 +77,7 @@ def test_nothing_stays_changed_afterwards_nor_after_an_error():
 
 
 def test_it_may_be_entered_again_and_by_several_threads():
-    network, switch = critic(), sys.getswitchinterval()
+    network = critic()
     shortcuts, expected, wrong = Shortcuts(network), plainly(network), []
 
     def work():
@@ -86,13 +85,7 @@ def test_it_may_be_entered_again_and_by_several_threads():
             with quick(shortcuts), quick(shortcuts), torch.no_grad():
                 wrong.extend([] if torch.equal(network(STATES), expected) else ["bits"])
 
-    threads = [threading.Thread(target=work) for _ in range(3)]
-    sys.setswitchinterval(1e-6)
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    sys.setswitchinterval(switch)
+    in_threads(work, 3)
     assert not wrong and as_before(network)
 
 
