@@ -47,17 +47,23 @@ def say_how_to_go_on(folder: Path) -> Iterator[None]:
         raise Interrupted(f"{stop}; go on with: marl resume {folder}") from None
 
 
+class Bar(tqdm):
+    """One without the thread that tqdm adds, which would stay when the bar is gone and makes a later fork unsafe."""
+
+    monitor_interval = 0
+
+
 def progress_bar(total: int, initial: int, unit: str, visible: bool) -> Any:
     """A bar on stderr, to be closed; a terminal sees it often, a log file now and then."""
     rarely = 0.2 if sys.stderr.isatty() else 10.0  # seconds between lines; a log file needs few
-    return tqdm(
+    return Bar(
         total=total,
         initial=initial,
         unit=unit,
         disable=not visible,
         dynamic_ncols=True,
         mininterval=rarely,
-        maxinterval=rarely,
+        miniters=1,  # the clock is read at each step, so that a step that takes long is followed by a line
     )
 
 

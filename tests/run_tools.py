@@ -3,22 +3,17 @@
 Used by the tests of resuming, of bad input and of the command line.
 """
 
-import contextlib
-import faulthandler
-import logging
-import multiprocessing.forkserver
 import os
 import signal
+import subprocess
 import sys
-import tempfile
 import time
-import traceback
+from functools import cache
 from pathlib import Path
 
-import torch
+from run_server import Server
 
 from marl import cli
-from marl.api import train
 from marl.checkpoint import Checkpoints, flatten
 from marl.plot import read_metrics
 from marl.recipe import Recipe
@@ -40,43 +35,38 @@ class Marl:
     Args:
         arguments: of the command line.
         log: stdout and stderr go to ``log.out`` and ``log.err``.
-        real: start an interpreter; else fork this one, which has torch imported already.
+        real: start an interpreter; else fork one that has torch imported already.
         before: called in the forked process before the command.
     """
 
     def __init__(self, *arguments, log, real=False, before=None):
         self.files = [Path(f"{log}.out"), Path(f"{log}.err")]
-        out, err = (path.open("wb") for path in self.files)
-        arguments = [str(a) for a in arguments]
+        words, paths = [str(a) for a in arguments], [str(path) for path in self.files]
         self.code = None
         if real:
-            command = [sys.executable, "-m", "marl.cli", *arguments]
-            # Popen's own bookkeeping is not wanted: the process is waited for by its number, like a forked one.
-            self.pid = os.posix_spawn(
-                sys.executable,
-                command,
-                os.environ | {"OMP_NUM_THREADS": "1"},
-                file_actions=[(os.POSIX_SPAWN_DUP2, out.fileno(), 1), (os.POSIX_SPAWN_DUP2, err.fileno(), 2)],
-            )
+            command = [sys.executable, "-m", "marl.cli", *words]
+            with self.files[0].open("wb") as out, self.files[1].open("wb") as err:
+                process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=out, stderr=err)
+            self.pid, self.ask = process.pid, process.poll
         else:
-            self.pid = os.fork()
-            if self.pid == 0:
-                _become(out.fileno(), err.fileno(), arguments, before)
-        out.close()
-        err.close()
+            server = started()
+            self.pid = server.run(words, *paths, before)
+            self.ask = lambda: server.code(self.pid)
+
+    def poll(self):
+        """Its exit code, or the negative number of the signal that ended it; None while it runs."""
+        if self.code is None:
+            self.code = self.ask()
+        return self.code
 
     def wait(self, timeout=120.0):
-        """Its exit code, or the negative number of the signal that ended it."""
+        """Its exit code as above, when there is one."""
         end = time.monotonic() + timeout
-        while self.code is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self.code = os.waitstatus_to_exitcode(status)
-            elif time.monotonic() > end:
+        while self.poll() is None:
+            if time.monotonic() > end:
                 self.kill()
                 raise TimeoutError(f"{self.err}")
-            else:
-                time.sleep(0.002)
+            time.sleep(0.002)
         return self.code
 
     def kill(self, number=signal.SIGKILL):
@@ -93,13 +83,11 @@ class Marl:
     def kill_at(self, folder, step, delay=0.0, number=signal.SIGKILL):
         """Kill it ``delay`` seconds after ``metrics.csv`` has a row of ``step``; its exit code."""
         end = time.monotonic() + 180
-        while last_step(folder) < step and self.code is None:
+        while last_step(folder) < step:
             if time.monotonic() > end:
                 self.kill()
                 raise TimeoutError(f"no step {step}: {self.err}")
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self.code = os.waitstatus_to_exitcode(status)
+            if self.poll() is not None:
                 raise AssertionError(f"ended with {self.code} before step {step}: {self.err}")
             time.sleep(0.002)
         time.sleep(delay)
@@ -107,26 +95,8 @@ class Marl:
         return self.wait()
 
 
-def _become(out, err, arguments, before):
-    """The forked process: never returns."""
-    code = 1
-    try:
-        os.dup2(out, 1)
-        os.dup2(err, 2)
-        sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
-        logging.getLogger().handlers.clear()  # pytest's
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        faulthandler.dump_traceback_later(100)  # before anybody's patience ends: where it hangs
-        multiprocessing.forkserver._forkserver.__init__()  # this process must not use its parent's
-        if before is not None:
-            before()
-        code = cli.main(arguments)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+started = cache(Server)
+"""The one from which runs are forked; it takes seconds to start."""
 
 
 def run_marl(*arguments, log, **options):
@@ -204,14 +174,3 @@ def refused(capsys, *arguments):
 def content(folder):
     """Every file's bytes but the lock's."""
     return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != ".lock"}
-
-
-def warm_up():
-    """Import what every run imports, so that forked ones do not have to; torch's own lazy parts by using them."""
-    import gymnasium.envs.mujoco  # noqa: F401
-    import mpe2.simple_spread_v3  # noqa: F401
-
-    torch.set_num_threads(1)  # a process with threads had better not fork
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(None):
-        settings = {"hidden": (2,), "batch_size": 2, "warmup": 1, "buffer_size": 10, "eval_every": 0, "threads": 1}
-        train("maddpg", "probe/team", run=f"{folder}/run", steps=3, **settings)

@@ -1,11 +1,13 @@
 """The Python face: train, resume, evaluate, load; and what a population or reciprocity may not change."""
 
 import os
+import threading
 
 import numpy as np
 import pytest
 import torch
 from run_tools import state
+from tqdm import tqdm
 
 import marl
 from marl.types import UserError
@@ -145,6 +147,13 @@ def test_an_evaluation_tells_the_outcome_of_each_episode_as_it_ended():
 
     metrics = Evaluator(Battles)(Idle()).metrics()
     assert metrics["eval/win_rate"].tolist() == [0.5] and metrics["eval/episode_length"].tolist() == [2.5]
+
+
+def test_a_bar_leaves_no_thread_that_would_make_a_later_fork_unsafe(tmp_path, monkeypatch):
+    monkeypatch.setattr(tqdm, "monitor", None)  # that of somebody else's bar
+    before = set(threading.enumerate())
+    marl.train("maddpg", "probe/team", steps=40, progress=True, **SMALL)
+    assert set(threading.enumerate()) == before
 
 
 # ---- a population is several runs ---------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from run_tools import SMALL, Marl, content, differences, last_step, refused, run_marl, warm_up
+from run_tools import SMALL, Marl, content, differences, last_step, refused, run_marl
 
 import marl.api
 import marl.recipe
@@ -19,12 +19,6 @@ from marl.cli import main
 from marl.config import option
 from marl.envs.probes import Masking, ProbeOptions
 from marl.loop import require_finite
-
-
-@pytest.fixture(scope="module", autouse=True)
-def imported():
-    warm_up()
-
 
 # ---- numbers that are not finite ----------------------------------------------------------------------------------
 

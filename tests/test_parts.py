@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from run_tools import SMALL, Marl, differences, last_step, metrics, refused, run_marl, warm_up
+from run_tools import SMALL, Marl, differences, last_step, metrics, refused, run_marl
 
 from marl import api, parts, registry
 from marl.checkpoint import Checkpoints
@@ -28,11 +28,6 @@ FEW = {
     **{"eval_every": 0, "log_every": 10, "threads": 1},
 }
 NAMES = ["kappa=0.2,seed=0", "kappa=0.2,seed=1", "kappa=0.5,seed=0", "kappa=0.5,seed=1"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def imported():
-    warm_up()
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +50,7 @@ def until(condition, process):
     """Wait for it while the process runs."""
     end = time.monotonic() + 60
     while not condition():
-        assert time.monotonic() < end and os.waitpid(process.pid, os.WNOHANG) == (0, 0), process.err
+        assert time.monotonic() < end and process.poll() is None, process.err
         time.sleep(0.01)
 
 

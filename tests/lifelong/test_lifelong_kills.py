@@ -5,12 +5,11 @@ import csv
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from run_tools import Marl
 
 from marl.engines import make_engine
 from marl.lifelong.agent import Plan, Team
@@ -21,7 +20,7 @@ from marl.lifelong.tasks import Tasks
 TASKS = "small/catch,small/gather"
 SETTINGS = {
     "agents": 2,
-    "frames": 1200,
+    "frames": 800,
     "copies": 4,
     "identify": "told",
     "ewc-samples": 4,
@@ -40,21 +39,18 @@ ENGINES = {
 }
 
 
-def start(*arguments):
-    words = [sys.executable, "-m", "marl.cli", *map(str, arguments), "--quiet"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def begin(folder, engine):
+def begin(folder, engine, log):
     options = [word for name, value in SETTINGS.items() for word in (f"--{name}", value)]
-    return start("lifelong", TASKS, *options, *ENGINES[engine], "--run", folder)
+    return Marl("lifelong", TASKS, *options, *ENGINES[engine], "--quiet", "--run", folder, log=log)
+
+
+def resume(folder, log):
+    return Marl("resume", folder, "--quiet", log=log)
 
 
 def finish(process):
-    _, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
-    return err
+    assert process.wait(300) == 0, process.err
+    return process.err
 
 
 def measured(folder):
@@ -102,7 +98,7 @@ def kill_one(process, sort, moment, rng):
 
     until = time.monotonic() + 120
     while not (found := there()):
-        assert time.monotonic() < until and process.poll() is None, process.communicate()
+        assert time.monotonic() < until and process.poll() is None, process.err
         time.sleep(0.01)
     time.sleep(moment)
     victim = rng.choice(there() or found)
@@ -116,41 +112,41 @@ def kill_one(process, sort, moment, rng):
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
     """The measured rows of a run with two workers that nothing befell, and the seconds that it took."""
-    folder = tmp_path_factory.mktemp("straight") / "run"
+    folder = tmp_path_factory.mktemp("straight")
     began = time.monotonic()
-    finish(begin(folder, "processes"))
-    return measured(folder), time.monotonic() - began
+    finish(begin(folder / "run", "processes", folder / "log"))
+    return measured(folder / "run"), time.monotonic() - began
 
 
 def test_agents_killed_at_random_moments_cost_time_and_nothing_else(tmp_path, straight):
     rows, seconds = straight
     rng = random.Random(1)
-    said = ""
-    for trial in range(3):
-        process = begin(tmp_path / str(trial), "processes")
-        kill_one(process, is_agent, rng.uniform(0.3, 0.8) * seconds, rng)
-        said += finish(process)
-        assert measured(tmp_path / str(trial)) == rows
-        assert_all_is_shared(tmp_path / str(trial))
-    assert "died; they begin where they were last saved" in said
+    process = begin(tmp_path / "run", "processes", tmp_path / "log")
+    for _ in range(3):
+        kill_one(process, is_agent, rng.uniform(0.2, 0.4) * seconds, rng)
+    assert "died; they begin where they were last saved" in finish(process)
+    assert measured(tmp_path / "run") == rows
+    assert_all_is_shared(tmp_path / "run")
 
 
 @pytest.mark.parametrize("engine", ["local", "processes"])
 def test_a_driver_killed_at_random_moments_goes_on_to_the_same_numbers(tmp_path, straight, engine):
     rows, seconds = straight
     rng = random.Random(2)
-    process = begin(tmp_path / "run", engine)
-    for _ in range(3):
+    process = begin(tmp_path / "run", engine, tmp_path / "log")
+    for _ in range(2):
         time.sleep(rng.uniform(0.3, 0.8) * seconds)
         below = [pid for pid, _ in descendants(process.pid)]
         process.kill()
-        process.communicate()
+        process.wait()
         until = time.monotonic() + 10
         while any(Path(f"/proc/{pid}").exists() for pid in below):
             assert time.monotonic() < until, "a process outlived its parent"
             time.sleep(0.05)
         begun = (tmp_path / "run" / "config.json").exists()
-        process = start("resume", tmp_path / "run") if begun else begin(tmp_path / "run", engine)
+        process = (
+            resume(tmp_path / "run", tmp_path / "log") if begun else begin(tmp_path / "run", engine, tmp_path / "log")
+        )
     finish(process)
     assert_all_is_shared(tmp_path / "run")
     if engine == "processes":
@@ -163,26 +159,26 @@ def test_a_driver_killed_at_random_moments_goes_on_to_the_same_numbers(tmp_path,
 def test_on_ray_agents_and_the_hub_killed_at_random_moments_cost_time_and_nothing_else(tmp_path, straight):
     rows, seconds = straight
     rng = random.Random(3)
-    for trial, sort in enumerate([is_agent, is_hub]):
-        process = begin(tmp_path / str(trial), "ray")
+    process = begin(tmp_path / "run", "ray", tmp_path / "log")
+    for sort in (is_agent, is_hub):
         assert kill_one(process, sort, rng.uniform(0.0, 0.2) * seconds, rng) is not None
-        finish(process)
-        assert measured(tmp_path / str(trial)) == rows
-        assert_all_is_shared(tmp_path / str(trial))
+    finish(process)
+    assert measured(tmp_path / "run") == rows
+    assert_all_is_shared(tmp_path / "run")
 
 
 @pytest.mark.ray
 def test_on_ray_a_killed_driver_goes_on_to_the_same_numbers(tmp_path, straight):
     rows, seconds = straight
-    process = begin(tmp_path / "run", "ray")
+    process = begin(tmp_path / "run", "ray", tmp_path / "log")
     until = time.monotonic() + 120
     while not (tmp_path / "run" / "seeds" / "3.csv").exists():
-        assert time.monotonic() < until and process.poll() is None
+        assert time.monotonic() < until and process.poll() is None, process.err
         time.sleep(0.05)
     time.sleep(random.Random(4).uniform(0.2, 0.5) * seconds)
     process.kill()
-    process.communicate()
-    finish(start("resume", tmp_path / "run"))
+    process.wait()
+    finish(resume(tmp_path / "run", tmp_path / "log"))
     assert measured(tmp_path / "run") == rows
 
 
