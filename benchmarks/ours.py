@@ -16,7 +16,7 @@ from marl.api import make_recipe
 from marl.cli import keep_memory
 from marl.envs import make_env
 from marl.envs.base import EnvSpec, Step
-from marl.loop import Training, interact
+from marl.loop import Training, first_view, interact
 from marl.modules.recurrent import StackedRNN
 from marl.recipe import Recipe
 from marl.replay import Replay
@@ -89,7 +89,8 @@ def stepping(recipe: Recipe) -> tuple[Training, Callable[[], None]]:
     env = recipe.make_env(recipe.loop.copies)
     learner = recipe.make_learner(env.spec)
     buffer = learner.Buffer.of(recipe.config, env.spec, env.copies, recipe.seeds, learner.memory_size)
-    training = Training(recipe.loop, recipe.seeds, env, learner, buffer, recorder=None)  # type: ignore[arg-type]
+    nothing: Any = None  # is logged
+    training = Training(recipe.loop, recipe.seeds, env, learner, buffer, nothing, first_view(env, learner))
     transitions = interact(env, training.view, training.act)
 
     def step() -> None:

@@ -47,9 +47,14 @@ def following(acted: Acted, step: Step) -> View:
     return step.view._replace(memory=acted.memory.masked_fill(step.done.unsqueeze(-1), 0.0))
 
 
-def first_view(env: VectorEnv, learner: Learner) -> View:
-    """What is seen as every copy starts afresh, with nothing noted."""
-    return with_nothing_noted(env.start(), learner.memory_size)
+def first_view(env: VectorEnv, learner: Learner, step: int | None = None) -> View:
+    """What is seen as every copy starts afresh, at that step of a run (None: before it), with nothing noted.
+
+    Raises ``UserError`` where the environment shows NaN or infinity.
+    """
+    view = with_nothing_noted(env.start(), learner.memory_size)
+    require_seen(view.obs, view.state, step, env.spec.agents)
+    return view
 
 
 class Returns:
@@ -108,9 +113,7 @@ class Training:
         learner: acts and learns.
         buffer: remembers.
         recorder: logs.
-
-    Raises:
-        UserError: (also ``remember`` and ``restart_episodes``) the environment shows or pays NaN or infinity.
+        view: what is seen at the beginning.
     """
 
     PARTS = ("env", "learner", "buffer", "recorder", "returns", "warmup")
@@ -123,6 +126,7 @@ class Training:
         learner: Learner,
         buffer: Buffer,
         recorder: Recorder,
+        view: View,
     ) -> None:
         self.config, self.env, self.learner, self.buffer, self.recorder = config, env, learner, buffer, recorder
         self.returns = Returns(env.members, env.copies, env.spec)
@@ -132,13 +136,7 @@ class Training:
         self.updates = 0
         self.restarts = 0
         self.lost = 0
-        self.view = self.begin()
-
-    def begin(self) -> View:
-        """What is seen as every copy starts afresh."""
-        view = first_view(self.env, self.learner)
-        self.check(view.obs, view.state)
-        return view
+        self.view = view
 
     def act(self, view: View) -> Acted:
         """Random actions until the warm-up is over, then the learner's, with exploration."""
@@ -147,24 +145,18 @@ class Training:
         return self.learner.act(view, explore=True)
 
     def remember(self, transition: Transition) -> None:
-        """Take in one step of all copies, unless a number of it is not finite."""
-        acted, step = transition.acted, transition.step
-        require_finite(step.reward, "reward", self.steps, self.env.spec.agents)
-        self.check(step.next_obs, step.next_state)
+        """Take in one step of all copies; raises ``UserError`` if a number of it is not finite."""
+        acted, step, agents = transition.acted, transition.step, self.env.spec.agents
+        require_finite(step.reward, "reward", self.steps, agents)
+        require_seen(step.next_obs, step.next_state, self.steps, agents)
         if step.done.any():  # elsewhere the same
-            self.check(step.obs, step.state)
+            require_seen(step.obs, step.state, self.steps, agents)
         self.buffer.add(transition.view, acted, self.env.spec.taught(step))
         self.returns.add(step)
         self.steps += self.env.copies
         self.view = following(acted, step)
         if step.lost is not None:
             self.lost += int(step.lost.any(1).sum())
-
-    def check(self, obs: Tensor, state: Tensor | None) -> None:
-        """Raise ``UserError`` unless observations ``[P, N, E, D]`` and the global state ``[P, E, S]`` are finite."""
-        require_finite(obs, "observation", self.steps, self.env.spec.agents)
-        if state is not None:
-            require_finite(state.unsqueeze(1), "state", self.steps, ["the environment"])
 
     def learn(self) -> int:
         """The updates that are due, and how many that were; raises ``UserError`` if a gradient is not finite."""
@@ -206,8 +198,11 @@ class Training:
             setattr(self, name, state[name])
 
     def restart_episodes(self) -> None:
-        """Begin new episodes: what remains to do on resume where an environment's state cannot be restored."""
-        self.view = self.begin()
+        """Begin new episodes: what remains to do on resume where an environment's state cannot be restored.
+
+        Raises ``UserError`` where the environment shows NaN or infinity.
+        """
+        self.view = first_view(self.env, self.learner, self.steps)
         self.returns.running.zero_()
         self.buffer.interrupt()
 
@@ -352,12 +347,24 @@ def random_actions(streams: Streams, spec: EnvSpec, copies: int, avail: Tensor |
     return (2 * streams.uniform(spec.n_agents, copies, spec.action_size) - 1) * spec.action_mask[:, None]
 
 
-def require_finite(values: Tensor, what: str, step: int, agents: Sequence[str]) -> None:
-    """Raise ``UserError`` naming the first member and agent of ``values`` (``[P, N, ...]``) that is not finite."""
+def require_seen(obs: Tensor, state: Tensor | None, step: int | None, agents: Sequence[str]) -> None:
+    """``require_finite`` of observations ``[P, N, E, D]`` and the global state ``[P, E, S]``."""
+    require_finite(obs, "observation", step, agents)
+    if state is not None:
+        require_finite(state.unsqueeze(1), "state", step, ["the environment"])
+
+
+def require_finite(values: Tensor, what: str, step: int | None, agents: Sequence[str]) -> None:
+    """Raise ``UserError`` naming the first member and agent of ``values`` (``[P, N, ...]``) that is not finite.
+
+    Args:
+        step: of the run; None: it has not begun.
+    """
     if math.isfinite(values.sum()):
         return
     bad = (~torch.isfinite(values)).flatten(2).any(-1) if values.dim() > 2 else ~torch.isfinite(values)
     if bad.any():
         member, agent = bad.nonzero()[0].tolist()
         who = agents[agent] if bad.shape[1] == len(agents) else "the shared network"
-        raise UserError(f"{what} of {who} (member {member}) is not finite at step {step}; the last checkpoint is kept")
+        when = "as the first episode begins" if step is None else f"at step {step}; the last checkpoint is kept"
+        raise UserError(f"{what} of {who} (member {member}) is not finite {when}")

@@ -18,10 +18,10 @@ from marl.doctor import versions
 from marl.envs.base import EnvSpec, VectorEnv
 from marl.evaluation import Evaluator
 from marl.log import Recorder
-from marl.loop import Training
+from marl.loop import Training, first_view
 from marl.recipe import Recipe, explain, recipe_of
 from marl.runfolder import lock, read_config, write_config
-from marl.types import UserError
+from marl.types import UserError, View
 
 
 class Session(NamedTuple):
@@ -56,6 +56,7 @@ def begin(
             transfer.TABLE: transfer.start(recipe, learner, env.spec),
             teaching.TABLE: teaching.start(recipe, learner, env.spec),
         }
+        view = first_view(env, learner)
         folder = make_folder()
         stack.enter_context(lock(folder))
         for name, table in tables.items():
@@ -65,7 +66,7 @@ def begin(
                     note(line)
         if not env.spec.exact_state:
             note(f"note: the state of {recipe.environment} cannot be saved; a resumed run starts new episodes")
-        training = _assemble(stack, recipe, folder, env, learner)
+        training = _assemble(stack, recipe, folder, env, learner, view)
         checkpoints = Checkpoints(folder / "checkpoints")
         checkpoints.save(0, training.state_dict(), training.buffer)
         write_config(folder, recipe.to_json() | about(command, env.spec))
@@ -94,7 +95,7 @@ def reopen(folder: Path, steps: int | None, note: Callable[[str], None]) -> Iter
         env = stack.enter_context(contextlib.closing(recipe.make_env(recipe.loop.copies, recipe.loop.workers)))
         learner = recipe.make_learner(env.spec)
         with explain(f"{folder}: the checkpoint of step {loaded.step} is not of this run"):
-            training = _assemble(stack, recipe, folder, env, learner)
+            training = _assemble(stack, recipe, folder, env, learner, first_view(env, learner))
             training.load_state_dict(loaded.state)
             training.buffer.restore(loaded.chunks)
         if steps is not None:
@@ -132,11 +133,13 @@ def set_threads(loop: LoopConfig) -> None:
         torch.set_num_threads(loop.threads)
 
 
-def _assemble(stack: contextlib.ExitStack, recipe: Recipe, folder: Path, env: VectorEnv, learner: Learner) -> Training:
+def _assemble(
+    stack: contextlib.ExitStack, recipe: Recipe, folder: Path, env: VectorEnv, learner: Learner, view: View
+) -> Training:
     buffer = learner.Buffer.of(recipe.config, env.spec, env.copies, recipe.seeds, learner.memory_size)
     recorder = Recorder(folder, [member.name for member in recipe.members], env.spec.agents)
     stack.callback(recorder.close)
-    return Training(recipe.loop, recipe.seeds, env, learner, buffer, recorder)
+    return Training(recipe.loop, recipe.seeds, env, learner, buffer, recorder, view)
 
 
 def _ready(stack: contextlib.ExitStack, recipe: Recipe, training: Training, checkpoints: Checkpoints) -> Session:

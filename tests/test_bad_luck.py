@@ -37,6 +37,9 @@ class Poison(Masking):
         super().__init__(seeds, copies, ProbeOptions())
         self.options, self.count = options, 0
 
+    def reset(self):
+        return super().reset() * (self.options.value if self.options.what == "first" else 1)
+
     def step(self, action):
         step = super().step(action)
         self.count += 1
@@ -86,6 +89,13 @@ def test_a_number_that_is_not_finite_ends_the_run_and_keeps_its_last_checkpoint(
     assert step == 35 or (value == "1e25" and step >= 35)
     result = marl.api.evaluate(tmp_path / "run", episodes=3)
     assert result["step"] == step and abs(result["members"][0]["mean"]) <= 0.5
+
+
+def test_a_run_whose_first_episode_begins_with_nan_is_not_begun(poison, capsys, tmp_path):
+    task = ("train", "ddpg", "poison/masking", *SMALL, "--run", tmp_path / "run", "--env.what", "first")
+    line = refused(capsys, *task)
+    assert line == "observation of agent_0 (member 0) is not finite as the first episode begins"
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_evaluation_that_is_not_finite_ends_the_run_as_well(poison, capsys, tmp_path, monkeypatch):

@@ -103,7 +103,7 @@ def studio(env_class=Discount, config=None, norm=1.0, copies=1, **loop):
     schedule = Schedule(config.warmup, config.update_every)
     memory = Memory(100, env.spec, 1, copies, [0], batch_size=4, schedule=schedule)
     learner = Learner(tape, norm)
-    training = Training(LoopConfig(**loop), [0], env, learner, memory, Recorder())
+    training = Training(LoopConfig(**loop), [0], env, learner, memory, Recorder(), first_view(env, learner))
     lines = []
 
     def roll(on_progress=lambda *_: None):

@@ -8,7 +8,7 @@ import torch
 from marl.config import LoopConfig
 from marl.envs.small import SmallOptions
 from marl.envs.small.gates import Gates, GatesBoard
-from marl.loop import Training, Transition
+from marl.loop import Training, Transition, first_view
 from marl.recipe import make_recipe
 from marl.replay import Replay
 from marl.types import Acted, Schedule
@@ -30,7 +30,7 @@ def test_the_replay_holds_what_is_learnt_and_the_log_what_was_scored():
     env = Fives()
     replay = Replay(8, env.spec, 1, 1, [0], batch_size=4, schedule=Schedule(0, 1))
     learner = SimpleNamespace(memory_size=0)
-    training = Training(LoopConfig(steps=1), [0], env, learner, replay, None)
+    training = Training(LoopConfig(steps=1), [0], env, learner, replay, None, first_view(env, learner))
     env.board = GatesBoard(*(torch.tensor([x]) for x in (4, 2, 3, 0)))  # the wall arrives, its gap in rows 3 to 5
     action = torch.zeros(1, 1, 1, dtype=torch.int64)
     step = env.step(action)
