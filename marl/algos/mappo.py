@@ -184,7 +184,11 @@ class MAPPO:
 
     @torch.no_grad()
     def prepare(self, batch: Trajectory, note: Tensor | None = None) -> tuple[Sequences, Metrics]:
-        """What the present networks say about the rollout, and where values are to go, before anything moves."""
+        """What the present networks say about the rollout, and where values are to go, before anything moves.
+
+        But for the normaliser: the critics' last layers are rescaled with it, so that values stay as they are in real
+        units (van Hasselt et al. 2016, section 2.1); else they would feed on themselves and grow without end.
+        """
         rows = batch.reward.shape[2:]
         actor_memory, critic_memory = self.memories(None if batch.memory is None else batch.memory[:, :, 0])
         start = None
@@ -206,7 +210,9 @@ class MAPPO:
             "value/explained_variance": 1 - variance(advantage, batch.valid) / variance(target, batch.valid),
         }
         if self.config.normalize_value:
-            self.norm.update(target, batch.valid)
+            scale, shift = self.norm.update(target, batch.valid)
+            self.judge.rescale(scale, shift)
+            value = (value * scale[..., None, None] + shift[..., None, None]).to(value.dtype)
         sequences = Sequences(
             x,
             states,

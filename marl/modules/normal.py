@@ -30,14 +30,23 @@ class RunningNorm:
         self.sums = torch.zeros(members, networks, 3, dtype=torch.float64)  # of rows, x and x^2
 
     @torch.no_grad()
-    def update(self, x: Tensor, mask: Tensor | None = None) -> None:
-        """Take ``[P, N, ...]`` into account, but for rows where ``mask`` (bool, expands to that shape) is False."""
+    def update(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Take ``[P, N, ...]`` into account, but for rows where ``mask`` (bool, expands to that shape) is False.
+
+        Returns:
+            Scale and shift, ``[P, N]`` each, float64: a normalised value v has to become ``v scale + shift`` to stay
+            what it is in real units. At the first update, before which nothing was known of them: 1 and 0.
+        """
+        rows_before, (mean, std) = self.sums[..., 0], self._moments(self.sums[..., 0])
         valid = torch.ones_like(x, dtype=torch.bool) if mask is None else mask.expand_as(x)
         rows = valid.double()
         kept = x.double().masked_fill(~valid, 0.0)
         shape = (*self.sums.shape[:2], -1)
         batch = torch.stack([part.reshape(shape).sum(-1) for part in (rows, kept, kept.square())], dim=-1)
         self.sums = self.sums.to(x.device) * self.decay + batch
+        new_mean, new_std = self._moments(rows_before)
+        known = rows_before > 0
+        return torch.where(known, std / new_std, 1.0), torch.where(known, (mean - new_mean) / new_std, 0.0)
 
     def normalize(self, x: Tensor) -> Tensor:
         """``(x - mean) / std`` of ``[P, N, ...]``; x itself before the first update."""

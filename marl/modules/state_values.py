@@ -12,6 +12,7 @@ from marl.envs.base import EnvSpec
 from marl.modules.actors import make_net, unroll
 from marl.modules.critics import joint, side_by_side, swaps
 from marl.modules.normal import RunningNorm
+from marl.modules.recurrent import StackedRNN
 from marl.streams import Streams
 
 
@@ -94,6 +95,13 @@ class StateCritic:
         x = with_id(states.flatten(2, 3).expand(-1, self.agents, -1, -1), self.shared).unflatten(2, steps)
         value, hidden = unroll(self.net, x, memory, start)
         return value.squeeze(-1), hidden
+
+    @torch.no_grad()
+    def rescale(self, scale: Tensor, shift: Tensor) -> None:
+        """Answer from now on ``v scale + shift``, ``[P, N or 1]`` each, where the answer was v."""
+        last = self.net.leave if isinstance(self.net, StackedRNN) else self.net.layers[-1]
+        last.get_parameter("weight").mul_(scale[..., None, None])
+        last.get_parameter("bias").mul_(scale[..., None, None]).add_(shift[..., None, None])
 
 
 class StateValues:

@@ -68,6 +68,14 @@ def target(learner: MAPPO, batch: Trajectory) -> list[list[float]]:
     return learner.compute_target(batch, None)[0, :, :, 0].tolist()
 
 
+@torch.no_grad()
+def worth(learner: MAPPO, batch: Trajectory) -> Tensor:
+    """Values in real units, ``[P, N, T, 1]``."""
+    states = learner.judge.see(batch.obs.flatten(2, 3), None).unflatten(2, (2, 1))
+    memory = None if batch.memory is None else batch.memory[:, :, 0, :, learner.width :]
+    return learner.norm.denormalize(learner.judge(states, memory)[0])
+
+
 # ---- targets ------------------------------------------------------------------------------------------------------
 
 
@@ -150,6 +158,31 @@ def test_a_normalised_critic_is_asked_for_real_values():
     learner.norm.update(times([10.0, 30.0], [0.0, 2.0]))  # means 20, 1, standard deviations 10, 1
     # V_0 = 20 + 10 * (4, 6) = 60, 80 and V_1 = 1 + (6, 7) = 7, 8; 1 + 40, 1 + .5 (.5 * 60 + .5 * 41); 2 + 4, ...
     torch.testing.assert_close(torch.tensor(target(learner, trajectory())), torch.tensor([[26.25, 41.0], [5.25, 6.0]]))
+
+
+def test_a_normaliser_that_moves_takes_no_value_along():
+    """Else values of more than one deviation would feed on themselves."""
+    learner = line(V, **{**LINE, **OWN, "normalize_value": True})
+    learner.norm.update(times([10.0, 30.0], [0.0, 2.0]))
+    rows, metrics = learner.prepare(trajectory())
+    # V_0 = 20 + 10 * 2 o at 1, 2 and V_1 = 1 + (o + 1) at 4, 5, before and after
+    assert metrics["value/q_mean"].tolist() == [[50.0, 6.5]]
+    torch.testing.assert_close(worth(learner, trajectory()), times([40.0, 60.0], [6.0, 7.0]))
+    torch.testing.assert_close(learner.norm.denormalize(rows.value)[0, :, 0], torch.tensor([[40.0, 60.0], [6.0, 7.0]]))
+    assert (learner.norm.sums[..., 0] > 3).all()  # it has moved
+
+
+@pytest.mark.parametrize("kind", [{}, OWN, {"shared": False}, {"critic": "own"}, {"recurrent": True, "chunk": 1}])
+def test_values_do_not_grow_by_being_asked_again(kind):
+    """A critic that does not learn says the same after 50 updates, however large its answers are."""
+    learner = make(**{**LINE, "hidden": (8,), "normalize_value": True, "critic_lr": 0.0, **kind})
+    batch = trajectory(memory=torch.zeros(1, 2, 2, 1, 16)) if kind.get("recurrent") else trajectory()
+    learner.update(batch)  # the first time values get their unit
+    learner.critic.flat.data.mul_(3)
+    before = worth(learner, batch)
+    for _ in range(50):
+        learner.update(batch)
+    torch.testing.assert_close(worth(learner, batch), before, rtol=1e-3, atol=1e-2)
 
 
 # ---- advantages ---------------------------------------------------------------------------------------------------

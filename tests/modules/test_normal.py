@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -30,6 +31,16 @@ def test_the_first_batch_is_not_pulled_towards_zero_and_an_old_one_fades():
     norm.update(torch.tensor([[[2.0, 2.0]]]))
     # weights 1/2 and 1: (8 / 2 + 2) / (1 / 2 + 1) = 4
     assert norm.denormalize(torch.zeros(1, 1, 1)).item() == 4.0
+
+
+def test_an_update_says_how_a_normalised_value_stays_what_it_is_in_real_units():
+    norm = RunningNorm(1, 1, decay=1.0)
+    scale, shift = norm.update(torch.tensor([[[0.0, 2.0]]]))
+    assert (scale.item(), shift.item()) == (1, 0)  # nothing was known before
+    scale, shift = norm.update(torch.tensor([[[6.0, 8.0]]]))
+    # mean 1, deviation 1, then (0 + 2 + 6 + 8) / 4 = 4 and sqrt((16 + 4 + 4 + 16) / 4) = sqrt 10: 3 was 2
+    assert norm.denormalize(2 * scale + shift).item() == pytest.approx(3)
+    assert scale.item() == pytest.approx(0.1**0.5) and shift.item() == pytest.approx(-3 * 0.1**0.5)
 
 
 def test_masked_rows_do_not_count_whatever_they_hold():
