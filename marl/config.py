@@ -14,6 +14,8 @@ import typing
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple, TypeVar
 
+import numpy as np
+
 from marl.types import UserError
 
 T = TypeVar("T")
@@ -133,12 +135,33 @@ def _integer(text: str) -> int:
 
 
 def checked(name: str, kind: Any, value: Any) -> Any:
-    """``value`` as a setting of type ``kind`` holds it (a list becomes a tuple); raises ``UserError`` if it cannot."""
-    if isinstance(value, list):
-        value = tuple(value)
+    """``value`` as a setting of type ``kind`` holds it; raises ``UserError`` if it cannot.
+
+    A list becomes a tuple, NumPy's numbers become Python's, and a whole number for a float a float.
+    """
+    value = plain(value)
     if not _fits(kind, value):
         raise UserError(f"{name}: expected {describe(kind)}, got {value!r}")
-    return value
+    return _held(kind, value)
+
+
+def _held(kind: Any, value: Any) -> Any:
+    """A value that fits, whole numbers for floats made floats."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return _held(next(a for a in args if _fits(a, value)), value)
+    if origin is tuple:
+        return tuple(_held(args[0], part) for part in value)
+    return float(value) if kind is float else value
+
+
+def plain(value: Any) -> Any:
+    """Lists and arrays as tuples, NumPy's numbers as Python's; anything else as it is."""
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return tuple(map(plain, value))
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _fits(kind: Any, value: Any) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,11 +22,13 @@ class Evaluation(NamedTuple):
         returns: ``[P, N, E]``, the undiscounted sum of an agent's rewards over its episode.
         lengths: ``[P, N, E]``, steps.
         outcomes: by name ``[P, E]``, what else the environment tells of an episode.
+        events: what happened to the environment that the user should know, a line each.
     """
 
     returns: Tensor
     lengths: Tensor
     outcomes: dict[str, Tensor]
+    events: Sequence[str] = ()
 
     def metrics(self) -> dict[str, Tensor]:
         """Named as in ``marl.log.METRICS``."""
@@ -71,7 +73,7 @@ class Evaluator:
         while running.any():
             if on_step is not None:
                 on_step(self.env, running)
-            acted = learner.act(view, explore=False)
+            acted, playing = learner.act(view, explore=False), running.any(1, keepdim=True)
             step = self.env.step(acted.action)
             returns += step.reward * running
             lengths += running
@@ -79,8 +81,14 @@ class Evaluator:
                 ending = (step.done & running).all(1)
                 outcomes = torch.where(ending.unsqueeze(-1), step.outcome, outcomes)
             running &= ~step.done
-            view = step.view._replace(memory=acted.memory)  # of an episode that is over, nobody asks what it noted
-        return Evaluation(returns, lengths, {name: outcomes[..., k] for k, name in enumerate(names)})
+            if step.lost is not None:  # its process died: the episode that begins now counts instead
+                again = step.lost & playing
+                returns, lengths = returns.masked_fill(again, 0.0), lengths.masked_fill(again, 0.0)
+                running |= again
+            memory = None if acted.memory is None else acted.memory.masked_fill(step.done.unsqueeze(-1), 0.0)
+            view = step.view._replace(memory=memory)
+        named = {name: outcomes[..., k] for k, name in enumerate(names)}
+        return Evaluation(returns, lengths, named, self.env.events())
 
     def _start_over(self) -> None:
         if self.fresh:

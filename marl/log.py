@@ -223,7 +223,8 @@ def _whole_lines(file: IO[bytes]) -> int:
 
 
 def member_settings(config: Mapping[str, Any], member: str) -> dict[str, Any]:
-    """One member's settings by dotted name, from ``config.json``: algorithm, environment, ``env.*``, seed and the rest.
+    """One member's settings by dotted name, from ``config.json``: algorithm, environment, ``env.*``, agents and
+    copies, seed and the rest.
 
     The values that the population sweeps replace the common ones.
     """
@@ -232,6 +233,7 @@ def member_settings(config: Mapping[str, Any], member: str) -> dict[str, Any]:
     taught = [record["given"] for record in config.get("teachers", [])]
     settings |= {"teachers": " ".join(taught)} if taught else {}
     settings |= _dotted({"env": config.get("env", {})})
+    settings |= {name: config["loop"][name] for name in ("agents", "copies") if name in config.get("loop", {})}
     settings |= _dotted(config.get("config", {}))
     for entry in config.get("members", []):
         if entry["name"] == member:

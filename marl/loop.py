@@ -285,6 +285,8 @@ def advance(
             return {}
         with watch.time("eval"):
             played = evaluator(training.learner)
+        for event in played.events:
+            on_event(f"evaluation: {event}")
         require_finite(played.returns, "evaluation return", training.steps, env.spec.agents)
         watch.work["eval"] += float(played.lengths.mean(1).sum())
         return played.metrics()

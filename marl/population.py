@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -33,21 +33,32 @@ def members(config: Any, seeds: Sequence[int], sweep: Mapping[str, Sequence[Any]
     """Every combination of the sweep's values with every seed, in the order given.
 
     Raises:
-        UserError: for a setting in which members may not differ, or a seed or value given twice.
+        UserError: for a setting in which members may not differ, a value that it cannot have, or one given twice.
     """
-    allowed = [s.name for s in cfg.settings(type(config)) if s.sweep]
+    if not isinstance(sweep, Mapping):
+        raise UserError(f"sweep: expected a dictionary of values by setting, got a {type(sweep).__name__}")
+    allowed = {s.name: s.type for s in cfg.settings(type(config)) if s.sweep}
     for name in sweep:
         if name not in allowed:
             raise UserError(f"members cannot differ in {name!r}{cfg.suggestion(name, allowed)}")
-    for name, values in {"seeds": seeds, **sweep}.items():
-        if not values or len(set(values)) < len(values):
-            raise UserError(f"{name}: expected one or more different values, got {list(values)}")
+    seeds = _different("seeds", int, seeds)
+    sweep = {name: _different(name, allowed[name], values) for name, values in sweep.items()}
     result = []
     for combination in itertools.product(*sweep.values()):
         chosen = dict(zip(sweep, combination, strict=True))
         labels = [f"{name.rpartition('.')[2]}={value}" for name, value in chosen.items()]
         result += [Member(",".join([*labels, f"seed={seed}"]), seed, chosen) for seed in seeds]
     return result
+
+
+def _different(name: str, kind: Any, values: Any) -> Sequence[Any]:
+    """The values as the setting holds them; raises ``UserError`` unless they are several, each another one."""
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise UserError(f"{name}: expected a list of values, got {values!r}")
+    held = [cfg.checked(name, kind, value) for value in values]
+    if not held or len(set(held)) < len(held):
+        raise UserError(f"{name}: expected one or more different values, got {held}")
+    return held
 
 
 def configs(config: ConfigT, population: Sequence[Member]) -> list[ConfigT]:

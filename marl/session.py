@@ -13,7 +13,7 @@ import torch
 from marl import teaching, transfer
 from marl.algos.common import Learner
 from marl.checkpoint import Checkpoints
-from marl.config import LoopConfig
+from marl.config import LoopConfig, checked
 from marl.doctor import versions
 from marl.envs.base import EnvSpec, VectorEnv
 from marl.evaluation import Evaluator
@@ -92,7 +92,7 @@ def reopen(folder: Path, steps: int | None, note: Callable[[str], None]) -> Iter
         loaded = checkpoints.load()
         if steps is not None:
             recipe = extended(recipe, steps, loaded.step)
-        env = stack.enter_context(contextlib.closing(recipe.make_env(recipe.loop.copies, recipe.loop.workers)))
+        env = _again(stack, recipe, loaded.step)
         learner = recipe.make_learner(env.spec)
         with explain(f"{folder}: the checkpoint of step {loaded.step} is not of this run"):
             training = _assemble(stack, recipe, folder, env, learner, first_view(env, learner))
@@ -116,7 +116,8 @@ def read_recipe(folder: Path) -> Recipe:
 
 
 def extended(recipe: Recipe, steps: int, reached: int) -> Recipe:
-    """The recipe with a new end; raises ``UserError`` where the run is beyond that already."""
+    """The recipe with a new end; raises ``UserError`` for no whole number, and where the run is beyond it already."""
+    steps = checked("steps", int, steps)
     if steps < max(reached, 1):
         raise UserError(f"steps: expected {max(reached, 1)} or more, where the run is now, got {steps}")
     return dataclasses.replace(recipe, loop=dataclasses.replace(recipe.loop, steps=steps))
@@ -131,6 +132,18 @@ def set_threads(loop: LoopConfig) -> None:
     """Use the number of CPU threads asked for; sums of floats, and so a run's bits, depend on it."""
     if loop.threads is not None:
         torch.set_num_threads(loop.threads)
+
+
+def _again(stack: contextlib.ExitStack, recipe: Recipe, step: int) -> VectorEnv:
+    """The environment of a run that goes on from that step.
+
+    One whose state cannot be restored gets other seeds, else it would play its first episodes again.
+    """
+    env = recipe.make_env(recipe.loop.copies, recipe.loop.workers)
+    if not env.spec.exact_state:
+        env.close()
+        env = recipe.make_env(recipe.loop.copies, recipe.loop.workers, purpose=f"train from {step}")
+    return stack.enter_context(contextlib.closing(env))
 
 
 def _assemble(

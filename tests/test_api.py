@@ -149,6 +149,14 @@ def test_an_evaluation_tells_the_outcome_of_each_episode_as_it_ended():
     assert metrics["eval/win_rate"].tolist() == [0.5] and metrics["eval/episode_length"].tolist() == [2.5]
 
 
+def test_an_end_that_is_no_whole_number_is_refused_and_the_run_stays_as_it_is(tmp_path):
+    folder = marl.train("maddpg", "probe/team", steps=40, **SMALL)
+    with pytest.raises(UserError, match=r"^steps: expected int, got 60\.0$"):
+        marl.resume(folder, steps=60.0)
+    marl.resume(folder, steps=np.int64(60))
+    assert marl.evaluate(folder, episodes=1)["step"] == 60
+
+
 def test_a_bar_leaves_no_thread_that_would_make_a_later_fork_unsafe(tmp_path, monkeypatch):
     monkeypatch.setattr(tqdm, "monitor", None)  # that of somebody else's bar
     before = set(threading.enumerate())

@@ -8,7 +8,7 @@ import torch
 from marl.drawing import COLOURS
 from marl.log import Recorder
 from marl.plot import plot
-from marl.runfolder import write_config
+from marl.runfolder import read_config, write_config
 from marl.types import UserError
 
 
@@ -66,6 +66,19 @@ def test_runs_of_equal_settings_are_pooled_and_others_are_told_apart(tmp_path):
         ("TD3, reciprocity.kappa = 0.0", 1, 200),
     ]
     assert table[0].estimate == pytest.approx((1.0 + 2.0) / 2)  # the longer run has 3 * 200 / 300 there
+
+
+def test_numbers_of_agents_and_copies_tell_runs_apart(tmp_path, caplog):
+    runs = [make_run(tmp_path / name, [value]) for name, value in (("a", 1.0), ("b", 3.0), ("c", 5.0))]
+    for run, (agents, copies) in zip(runs, ((3, 1), (6, 1), (3, 4)), strict=True):
+        write_config(run, {**read_config(run), "loop": {"agents": agents, "copies": copies}})
+    _, table = plot(runs, tmp_path / "c.png")
+    assert [(row.group, row.n) for row in table] == [
+        ("MADDPG, agents = 3, copies = 1", 1),
+        ("MADDPG, agents = 6, copies = 1", 1),
+        ("MADDPG, agents = 3, copies = 4", 1),
+    ]
+    assert caplog.text == ""
 
 
 def test_the_same_run_named_twice_counts_once(tmp_path):

@@ -1,7 +1,9 @@
 """Members: every combination once, named by what sets it apart, each with its own settings."""
 
 import itertools
+import json
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -23,6 +25,12 @@ def test_members_are_the_sweep_times_the_seeds_in_the_order_given():
         Member("kappa=0.5,seed=1", 1, {"reciprocity.kappa": 0.5}),
     ]
     assert members(TD3Config(), [7], {}) == [Member("seed=7", 7, {})]
+
+
+def test_numbers_of_numpy_and_whole_ones_for_fractions_are_what_the_setting_holds():
+    found = members(TD3Config(), np.arange(2), {"reciprocity.kappa": np.linspace(0, 1, 2), "gamma": [1]})
+    assert [m.name for m in found][:2] == ["kappa=0.0,gamma=1.0,seed=0", "kappa=0.0,gamma=1.0,seed=1"]
+    assert json.loads(json.dumps(found)) == [list(m) for m in found]
 
 
 values = st.lists(st.integers(1, 9), min_size=1, max_size=3, unique=True).map(lambda v: [x / 10 for x in v])
@@ -49,6 +57,13 @@ def test_each_member_has_its_own_values_and_shares_the_rest(seeds, sweep):
     [
         ([], {}, "seeds: expected one or more different values, got []"),
         ([1, 1], {}, "seeds: expected one or more different values, got [1, 1]"),
+        ("01", {}, "seeds: expected a list of values, got '01'"),
+        (3, {}, "seeds: expected a list of values, got 3"),
+        ([0.5], {}, "seeds: expected int, got 0.5"),
+        ([True, 0], {}, "seeds: expected int, got True"),
+        ([1], {"gamma": 0.5}, "gamma: expected a list of values, got 0.5"),
+        ([1], {"gamma": ["x"]}, "gamma: expected float, got 'x'"),
+        ([1], ["gamma"], "sweep: expected a dictionary of values by setting, got a list"),
         ([1], {"gamma": []}, "gamma: expected one or more different values, got []"),
         ([1], {"hidden": [(3,)]}, "members cannot differ in 'hidden'"),
         ([1], {"reciprocity.kapa": [0.1]}, "did you mean 'reciprocity.kappa'?"),

@@ -13,6 +13,7 @@ import pytest
 import torch
 from run_tools import BRIEF, SMALL, Marl, differences, metrics, run_marl, same, state
 
+from marl.api import resume, train
 from marl.checkpoint import Checkpoints, flatten
 from marl.envs import make_env
 
@@ -269,6 +270,27 @@ def test_an_environment_that_cannot_be_saved_says_so_and_goes_on(tmp_path):
     # Step 35 is the 5th of the second episode. No transition leads from there into the new one, which begins at 0.
     assert tensors["/slots/obs"].flatten()[33:38].tolist() == [3.0, 4.0, 5.0, 0.0, 1.0]
     assert [row["value"] for row in metrics(folder) if row["metric"] == "train/return_mean"] == ["30.0"] * 3
+
+
+class Chance(Drift):
+    """Shows where each episode of three steps began: at a random number."""
+
+    def reset(self, seed=None, options=None):
+        gymnasium.Env.reset(self, seed=seed)
+        self.begun, self.held = self.np_random.uniform(0, 30), iter(range(3))
+        return np.float32([self.begun]), {}
+
+    def step(self, action):
+        return np.float32([self.begun]), 0.0, next(self.held) == 2, False, {}
+
+
+def test_an_environment_that_cannot_be_saved_plays_other_episodes_after_each_resume(tmp_path):
+    gymnasium.register("Chance-v0", Chance)
+    folder = train("ddpg", "gym/Chance-v0", run=tmp_path / "run", steps=30, warmup=10, eval_every=0, hidden=(4,))
+    for steps in (60, 90):
+        resume(folder, steps=steps)
+    begun = state(folder)[1]["/slots/obs"].flatten()
+    assert len(begun.unique()) == 32  # ten a time, none of them twice, and two that were given up as they began
 
 
 def test_so_does_the_original_starcraft_whose_battles_begin_anew(tmp_path, monkeypatch):

@@ -153,15 +153,15 @@ class MADDPG:
         action = torch.tanh(output) if noise is None else gumbel_softmax(output, noise)
         actions = torch.where(self.others, batch.action.unsqueeze(1), action.unsqueeze(1))  # [P, N_i, N, B, A]
         q = self.critic(joint_input(batch.obs, actions, self.critic.networks == 1))
-        loss = self.action_l2 * self.mean_square(output) - q
+        loss = self.action_l2 * self.mean_square(output, batch.avail) - q
         return loss if further is None else loss + further(output)
 
-    def mean_square(self, output: Tensor) -> Tensor:
-        """Mean over an agent's own components of the squared output: ``[P, N, B]``."""
-        if self.action_mask is None:
+    def mean_square(self, output: Tensor, avail: Tensor | None) -> Tensor:
+        """Mean of the squared output over what an agent has and may do (``avail`` ``[P, N, B, A]``): ``[P, N, B]``."""
+        mask = avail if avail is not None else None if self.action_mask is None else self.action_mask[:, None]
+        if mask is None:
             return output.square().mean(-1)
-        mask = self.action_mask[:, None]
-        return output.square().masked_fill(~mask, 0.0).sum(-1) / mask.sum(-1)
+        return output.masked_fill(~mask, 0.0).square().sum(-1) / mask.sum(-1)
 
     def state_dict(self) -> State:
         return save_parts(self, self.PARTS)

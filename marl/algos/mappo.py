@@ -180,7 +180,7 @@ class MAPPO:
         steps = [self.learn(part, further) for part in self.parts(sequences)]
         n = batch.obs.shape[1]
         means = {name: torch.stack([step[name] for step in steps]).mean(0).expand(-1, n) for name in steps[0]}
-        return {**means, **metrics, **self.reciprocity.metrics()}
+        return {**means, **metrics, **self.reciprocity.metrics(batch.valid.flatten(2))}
 
     @torch.no_grad()
     def prepare(self, batch: Trajectory, note: Tensor | None = None) -> tuple[Sequences, Metrics]:

@@ -151,7 +151,7 @@ class QMIX:
             "loss/critic": mean(error),
             "value/q_mean": mean(q),
             "value/target_mean": mean(target),
-            **self.reciprocity.metrics(),
+            **self.reciprocity.metrics(filled.flatten(2)),
             "grad/critic_norm": norms[0].expand(-1, agents),
             "explore/epsilon": self.epsilon().squeeze(-1).expand(-1, agents),
         }

@@ -27,16 +27,20 @@ def load_generator(generator: np.random.Generator | np.random.RandomState, state
 
 
 def pack(value: Any) -> Any:
-    """Numpy arrays to tensors and numpy numbers to Python's, inside dictionaries too."""
+    """Numpy arrays to tensors and numpy numbers to Python's, inside dictionaries and lists too, all copied."""
     if isinstance(value, dict):
         return {key: pack(v) for key, v in value.items()}
+    if isinstance(value, list):
+        return [pack(v) for v in value]
     if isinstance(value, np.ndarray):
         return torch.from_numpy(value.copy())
     return value.item() if isinstance(value, np.generic) else value
 
 
 def unpack(value: Any) -> Any:
-    """Tensors back to numpy arrays, inside dictionaries too."""
+    """Tensors back to numpy arrays, inside dictionaries and lists too, all copied."""
     if isinstance(value, dict):
         return {key: unpack(v) for key, v in value.items()}
+    if isinstance(value, list):
+        return [unpack(v) for v in value]
     return value.numpy().copy() if isinstance(value, Tensor) else value

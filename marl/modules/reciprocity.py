@@ -211,15 +211,20 @@ class Reciprocity:
 
         None if the last call left all values as they were. Wrong if its result was changed in place since.
         """
-        if self.last is None:
-            return None
-        own, value = self.last
-        return (value - own).abs().flatten(2).mean(-1)
+        return None if self.last is None else _distance(*self.last).mean(-1)
 
-    def metrics(self) -> dict[str, Tensor]:
-        """The gap by its name in the log; empty if there is none."""
-        gap = self.gap
-        return {} if gap is None else {"value/target_gap": gap}
+    def metrics(self, real: Tensor | None = None) -> dict[str, Tensor]:
+        """The gap by its name in the log; empty if there is none.
+
+        Args:
+            real: ``[P, N or 1, B]`` bool: the rows of the batch that count; None: all.
+        """
+        if self.last is None:
+            return {}
+        gap = _distance(*self.last)
+        if real is None:
+            return {"value/target_gap": gap.mean(-1)}
+        return {"value/target_gap": gap.masked_fill(~real, 0.0).sum(-1) / real.sum(-1).clamp(min=1)}
 
     @property
     def named(self) -> bool:
@@ -243,6 +248,12 @@ class Reciprocity:
         self.space.load_state_dict(space)
         if not self.named:
             self.graph.load_state_dict(graph)
+
+
+def _distance(own: Tensor, value: Tensor) -> Tensor:
+    """|Z* - Z| ``[P, N, B]``, the mean over trailing dimensions."""
+    gap = (value - own).abs()
+    return gap.flatten(3).mean(-1) if gap.dim() > 3 else gap
 
 
 def make_space(config: ReciprocityConfig, streams: Streams, mask: Tensor | None = None) -> AdjacencySpace:

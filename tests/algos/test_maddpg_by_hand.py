@@ -145,6 +145,15 @@ def test_action_l2_counts_an_agents_own_components_only(discrete, sizes, first):
     torch.testing.assert_close(learner.compute_loss_pi(given, noise).detach(), rows([first], [12.5]))
 
 
+def test_action_l2_counts_only_what_may_be_done():
+    """Agent 0 may take the first of (3, 4), agent 1 both: 9 and 12.5, and nothing of the -1e9 of what is masked."""
+    learner = make(action_sizes=(2, 2), action_l2=1.0, discrete=True)
+    learner.actor.layers[0].bias.data[:] = torch.tensor([3.0, 4.0])
+    given = batch(width=2)._replace(avail=torch.tensor([[[[True, False]], [[True, True]]]]))
+    loss = learner.compute_loss_pi(given, torch.zeros(1, 2, 1, 2)).detach()
+    torch.testing.assert_close(loss, rows([9.0], [12.5]))
+
+
 def test_discrete_targets_use_the_greedy_action_of_the_target_actor():
     learner = make(action_sizes=(2, 2), discrete=True)
     learner.target_actor.layers[0].bias.data[0, :, 0] = torch.tensor([[0.0, 1.0], [5.0, 1.0]])

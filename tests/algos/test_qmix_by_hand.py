@@ -352,3 +352,14 @@ def test_what_it_does_not_fit_is_refused_in_one_line(spec, line):
     with pytest.raises(UserError, match=line) as error:
         QMIX(spec, [QMIXConfig()], [0])
     assert "\n" not in str(error.value)
+
+
+def test_what_fills_up_a_batch_is_no_part_of_the_gap():
+    """Two steps and one: the second episode's missing step, filled up with numbers of a thousand, says nothing."""
+    gaps = []
+    for filler in (1.0, 1000.0):
+        given = batch(steps=1)
+        given.obs[:, :, 2] *= filler
+        learner = make(shared=False, reciprocity__kappa=0.5, reciprocity__adjacency="exact")
+        gaps.append(learner.update(given)["value/target_gap"])
+    assert torch.equal(*gaps) and (gaps[0] > 0).all()

@@ -13,7 +13,7 @@ from toy_copies import Duel, Toy
 from marl.envs import EnvSpec
 from marl.envs.check import check_env
 from marl.envs.copies import CopiesEnv, LocalPool, copy_seeds
-from marl.envs.packing import generator_state, load_generator
+from marl.envs.packing import generator_state, load_generator, pack, unpack
 from marl.envs.workers import make_copies
 
 
@@ -257,3 +257,13 @@ def test_generators_go_on_exactly_from_their_saved_state(make: type) -> None:
     assert one.normal(size=5).tolist() == two.normal(size=5).tolist()
     load_generator(two, state)  # the first load has not eaten the state
     assert two.normal(size=5).tolist() != one.normal(size=5).tolist()
+
+
+def test_a_state_shares_no_list_with_the_environment_that_gave_or_takes_it() -> None:
+    agents = ["a", "b"]
+    saved = pack({"agents": agents})
+    agents.remove("a")  # as an environment does whose agent leaves
+    given = unpack(saved)["agents"]
+    assert given == ["a", "b"]
+    given.remove("b")
+    assert saved == {"agents": ["a", "b"]}

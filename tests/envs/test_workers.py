@@ -17,7 +17,8 @@ from toy_copies import DIE, FAIL, HANG, KILL, OVER, Duel, Toy, stillborn
 from marl.envs import Step, make_env
 from marl.envs.copies import CopiesEnv
 from marl.envs.workers import WorkerPool, make_copies
-from marl.types import UserError
+from marl.evaluation import Evaluator
+from marl.types import Acted, UserError, View
 
 
 def toy(workers: int, timeout: float = 60.0, seeds: tuple[int, ...] = (0, 1), exact: bool = True) -> CopiesEnv:
@@ -246,3 +247,26 @@ def test_a_parent_that_blocks_sigterm_and_forgets_to_close_ends_all_the_same() -
     )
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert (ended.returncode, ended.stdout) == (0, "open\n"), ended.stderr
+
+
+def test_an_episode_of_an_evaluation_whose_worker_dies_is_played_anew_to_its_end() -> None:
+    class Murderer:
+        """At the second step of the first copy's first episode."""
+
+        memory_size, calls = 0, 0
+
+        def act(self, view: View, explore: bool) -> Acted:
+            action = torch.zeros(*view.obs.shape[:3], 1)
+            self.calls += 1
+            action[0, 0, 0] = DIE if self.calls == 2 else 0.0
+            return Acted(action)
+
+    evaluator = Evaluator(lambda: make_copies(Toy, seeds=(0,), copies=2, workers=2))
+    try:
+        played = evaluator(Murderer())  # type: ignore[arg-type]
+    finally:
+        evaluator.close()
+    assert played.returns[0, 0].tolist() == [4, 4]  # agent 0 earns 1 a step
+    assert played.lengths[0].tolist() == [[4, 4], [4, 4]]
+    (event,) = played.events
+    assert event.startswith("worker 0 of 2")
