@@ -14,8 +14,13 @@ from pathlib import Path
 import pytest
 
 from marl.classic import experiments
+from marl.classic.experiments.base import Row
+from marl.classic.results import FORMAT, SeedLog, merge
 from marl.cli import main
-from marl.runfolder import lock, read_config
+from marl.config import to_json
+from marl.lifelong.findings import METRICS
+from marl.lifelong.options import LifelongOptions
+from marl.runfolder import lock, read_config, write_config
 
 TOY = Path(__file__).parent / "classic" / "toy_experiment.py"
 FILES = ("results.csv", "findings.csv", "toy.png")
@@ -336,6 +341,33 @@ def test_resuming_a_finished_run_draws_it_again_and_runs_nothing(done, capsys, m
     monkeypatch.setattr("marl.classic_cli.run", None)  # would be called
     assert "run: r" in out(capsys, "resume", "r")
     assert results(done) == before
+
+
+def test_a_finished_run_whose_table_was_cut_says_so_and_makes_it_again(done, capsys):
+    before = results(done)
+    table = done / "results.csv"
+    table.write_bytes(b"".join(table.read_bytes().splitlines(keepends=True)[:20]))
+    damaged = "r/results.csv is damaged; delete it, and marl resume r makes it again"
+    assert refused(capsys, "resume", "r") == damaged
+    table.unlink()
+    out(capsys, "resume", "r", "--quiet")
+    assert results(done) == before
+
+
+def test_a_lifelong_run_whose_table_was_cut_says_so(capsys):
+    """Of its two rows, one is lost, which says what a random policy earns."""
+    options = LifelongOptions(tasks=("small/catch", "small/gather"))
+    config = {"format": FORMAT, "experiment": "lifelong", "options": to_json(options), "seeds": [0]}
+    Path("r").mkdir()
+    write_config(Path("r"), config)
+    log = SeedLog(Path("r"), 0, METRICS)
+    log.write([Row("random: gather", "agent_return", 0, 1.0), Row("random: catch", "agent_return", 0, 1.0)])
+    log.close()
+    merge(Path("r"), [0])
+    table = Path("r/results.csv")
+    table.write_bytes(b"".join(table.read_bytes().splitlines(keepends=True)[:2]))
+    damaged = "r/results.csv is damaged; delete it, and marl resume r makes it again"
+    assert refused(capsys, "plot", "r") == refused(capsys, "resume", "r") == damaged
 
 
 def test_a_failed_seed_is_one_line_on_a_clean_screen_and_can_be_mended(capsys):

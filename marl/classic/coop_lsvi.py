@@ -13,7 +13,7 @@ import numpy as np
 
 from marl.classic.checks import check_fits
 from marl.classic.lsvi import Bonus, CooperativeLSVI
-from marl.classic.mdp import HeterogeneousLinearMDP, LinearMDP, start_distribution
+from marl.classic.mdp import Array, HeterogeneousLinearMDP, LinearMDP, start_distribution
 from marl.classic.ridge import LogDetTrigger
 from marl.types import UserError
 
@@ -33,7 +33,7 @@ class CoopLSVI(CooperativeLSVI):
         seed: of the first states, transitions and ties.
 
     Raises:
-        UserError: agents, features or numbers that make no sense.
+        UserError: agents, features or numbers that make no sense, or more agents than fit into memory.
     """
 
     def __init__(
@@ -57,10 +57,11 @@ class CoopLSVI(CooperativeLSVI):
             raise UserError(f"agents: expected {len(several)}, one for each process, got {number}")
         _check_alike(several)
         first = several[0]
-        check_fits("agents x steps x sums", number, first.horizon, first.dim, max(first.dim, first.states))
+        features = first.features[None]
+        _check_sums(number, first.horizon, features)
         each = several if len(several) == number else several * number
         block = np.zeros(number, np.int64)
-        super().__init__(each, first.features[None], block, trigger, bonus, regulariser, replan, seed)
+        super().__init__(each, features, block, trigger, bonus, regulariser, replan, seed)
 
 
 class HeterogeneousCoopLSVI(CooperativeLSVI):
@@ -72,6 +73,9 @@ class HeterogeneousCoopLSVI(CooperativeLSVI):
     Args:
         processes: all agents'.
         trigger, bonus, regulariser, replan, seed: as of ``CoopLSVI``.
+
+    Raises:
+        UserError: numbers that make no sense, or more agents than fit into memory.
     """
 
     def __init__(
@@ -84,6 +88,7 @@ class HeterogeneousCoopLSVI(CooperativeLSVI):
         replan: float = 1.2,
         seed: int | np.random.SeedSequence = 0,
     ) -> None:
+        _check_sums(processes.agents, processes.horizon, processes.features)
         block = np.arange(processes.agents)
         super().__init__(processes.members, processes.features, block, trigger, bonus, regulariser, replan, seed)
 
@@ -106,6 +111,12 @@ def _check_counts(episodes: int, agents: int) -> None:
     for name, number in (("episodes", episodes), ("agents", agents)):
         if number < 1:
             raise UserError(f"{name}: expected 1 or more, got {number}")
+
+
+def _check_sums(agents: int, horizon: int, features: Array) -> None:
+    """Raises ``UserError`` where the agents' sums, with ``features`` ``[G, S, A, d]``, are too many."""
+    blocks, states, _, dim = features.shape
+    check_fits("agents x steps x sums", agents, horizon, dim, max(dim, blocks * states))
 
 
 def _check_alike(processes: Sequence[LinearMDP]) -> None:

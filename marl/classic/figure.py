@@ -126,8 +126,8 @@ def _label(axes: Axes, metric: Metric) -> None:
         axes.set_yscale("symlog", linthresh=least)
         if (drawn >= 0).all():  # a band may reach below 0, where its line never is: half the panel would be empty
             axes.set_ylim(bottom=-0.2 * least)
-    else:
-        axes.set_yscale("log" if metric.y_scale == "symlog" else metric.y_scale)
+    elif metric.y_scale != "linear" and (drawn > 0).any():  # a logarithm of nothing but zeros has no place for them
+        axes.set_yscale("log")
     tidy(axes)
     if metric.kind == "points":
         axes.margins(0.05)

@@ -14,22 +14,26 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 
-from marl.classic.checks import generator
+from marl.classic.checks import check_fits, generator
 from marl.classic.mdp import HeterogeneousLinearMDP, LinearMDP, TabularMDP
 from marl.config import suggestion
 from marl.types import UserError
 
 Differ: TypeAlias = Literal["rewards", "transitions", "both"]
 
+DRAWN = 62
+"""So many first positions at most are drawn for the codes of a family: 2 to that power is an int64."""
+
 
 def lock_table(code: Sequence[int], actions: int = 2, slip: float = 0.1, prize: float = 1.0) -> TabularMDP:
     """The lock that the right actions ``code`` open, the same at every step.
 
     Raises:
-        UserError: no code, an action of it that does not exist, or a slip outside [0, 1).
+        UserError: no code, an action of it that does not exist, a slip outside [0, 1), or a table beyond memory.
     """
     check_lock(code, actions, slip)
     n = len(code)
+    check_fits("transition", n + 1, actions, n + 1)
     transition = np.zeros((n + 1, actions, n + 1))
     transition[:n, :, 0] = 1.0
     for position, right in enumerate(code):
@@ -100,7 +104,7 @@ def make_lock_family(
         n, horizon, slip: of the lock; the first task is the lock of prize 1 and of this slip.
         differ: ``rewards``: one code, prizes differ, so that the optimal policies are the same. ``transitions``: codes
             differ, and how often the right action slips. ``both``: codes differ, and prizes.
-        seed: which codes; only where they differ.
+        seed: which codes; only where they differ, which is in the first ``DRAWN`` positions.
 
     Raises:
         UserError: more tasks than codes, or values that would fall to 0 or below.
@@ -123,8 +127,9 @@ def make_lock_family(
     if differ != "rewards":
         if n_tasks > 2**n:
             raise UserError(f"{n_tasks} tasks: {n} positions have {2**n} codes; expected n_tasks <= {2**n}, or more n")
-        numbers = generator(seed).choice(2**n, n_tasks, replace=False)
-        codes = numbers[:, None] >> np.arange(n) & 1
+        drawn = min(n, DRAWN)
+        numbers = generator(seed).choice(2**drawn, n_tasks, replace=False)
+        codes[:, :drawn] = numbers[:, None] >> np.arange(drawn) & 1
     tasks = []
     for code, value in zip(codes.tolist(), values, strict=True):
         slips, prize = slip, value / best

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -99,12 +100,16 @@ class SeedLog:
         seed: whose rows.
         metrics: name -> what it means.
         size: bytes of the CSV that stay, the rest is forgotten; 0: begin anew.
+        checksum: of these bytes, as ``sync`` gave it; None: not known.
 
     Raises:
-        UserError: (every method) the disk is full or cannot be written to; the file lacks some of its ``size`` bytes.
+        UserError: (every method) the disk is full or cannot be written to; the file lacks some of its ``size`` bytes,
+            or they are not those that were written.
     """
 
-    def __init__(self, folder: Path, seed: int, metrics: Mapping[str, Metric], size: int = 0) -> None:
+    def __init__(
+        self, folder: Path, seed: int, metrics: Mapping[str, Metric], size: int = 0, checksum: str | None = None
+    ) -> None:
         self._folder, self._seed, self._metrics = folder, seed, metrics
         self._path = seed_csv(folder, seed)
         self._events: dict[str, EventFile] = {}
@@ -115,13 +120,19 @@ class SeedLog:
             if self._csv.seek(0, os.SEEK_END) < size:
                 raise UserError(f"{self._path} lacks rows of its past")
             self._csv.truncate(size)
+            if checksum not in (None, self._checksum()):
+                raise UserError(f"{self._path} fails its checksum")
             if size == 0:
                 self._csv.write(csv_text([COLUMNS]))
             self._csv.flush()
+            try:
+                past = [row for _, row in _read(self._path)]
+            except ValueError:
+                raise UserError(f"{self._path} is damaged") from None
             # Steps need not rise from row to row, so that TensorBoard cannot be told from where on to forget.
             for old in (folder / TENSORBOARD).glob(f"*/seed={seed}"):
                 shutil.rmtree(old)
-            self._show(row for _, row in _read(self._path))
+            self._show(past)
 
     def write(self, rows: Sequence[Row]) -> None:
         """Append rows and let readers see them."""
@@ -130,17 +141,20 @@ class SeedLog:
             self._csv.flush()
             self._show(rows)
 
-    def sync(self) -> int:
-        """Have everything on the disk; how many bytes the CSV has."""
+    def sync(self) -> tuple[int, str]:
+        """Have everything on the disk; how many bytes the CSV has, and their checksum."""
         with self._disk():
             os.fsync(self._csv.fileno())
-            return os.fstat(self._csv.fileno()).st_size
+            return os.fstat(self._csv.fileno()).st_size, self._checksum()
 
     def close(self) -> None:
         with self._disk():
             self._csv.close()
             for file in self._events.values():
                 file.close()
+
+    def _checksum(self) -> str:
+        return hashlib.blake2b(self._path.read_bytes(), digest_size=16).hexdigest()
 
     def _line(self, row: Row) -> tuple[Any, ...]:
         x = float(row.x)
@@ -174,19 +188,29 @@ def seed_csv(folder: Path, seed: int) -> Path:
 
 def merge(folder: Path, seeds: Sequence[int]) -> None:
     """Make ``results.csv`` of the seeds' files, in ascending order of the seeds."""
-    head = csv_text([COLUMNS])
     with explain_disk_errors(folder, f"{RESULTS} was not written"):
-        bodies = [seed_csv(folder, seed).read_bytes().removeprefix(head) for seed in sorted(seeds)]
-        write_atomically(folder / RESULTS, head + b"".join(bodies))
+        write_atomically(folder / RESULTS, _merged(folder, seeds))
+
+
+def _merged(folder: Path, seeds: Sequence[int]) -> bytes:
+    head = csv_text([COLUMNS])
+    return head + b"".join(seed_csv(folder, seed).read_bytes().removeprefix(head) for seed in sorted(seeds))
 
 
 def read_results(folder: Path) -> Curves:
-    """The curves in ``results.csv``; raises ``UserError`` where the file is damaged."""
+    """The curves in ``results.csv``.
+
+    Raises:
+        UserError: the file is damaged, or does not have the rows of the seeds' files, where these are still there.
+    """
     points: dict[tuple[str, str], dict[int, list[Row]]] = {}
     try:
         for seed, row in _read(folder / RESULTS):
             points.setdefault((row.series, row.metric), {}).setdefault(seed, []).append(row)
-    except (ValueError, UnicodeDecodeError):
+        seeds = [int(path.stem) for path in (folder / SEEDS).glob("*.csv") if path.stem.isdecimal()]
+        if seeds and _places((folder / RESULTS).read_bytes()) != _places(_merged(folder, seeds)):
+            raise ValueError("rows were lost, or added, or are of another curve")
+    except ValueError:
         raise UserError(f"{folder / RESULTS} is damaged; delete it, and marl resume {folder} makes it again") from None
     return {
         curve: {
@@ -195,6 +219,11 @@ def read_results(folder: Path) -> Curves:
         }
         for curve, of_seeds in points.items()
     }
+
+
+def _places(table: bytes) -> list[bytes]:
+    """Each line without its value, which is its last column."""
+    return [line.rpartition(b",")[0] for line in table.split(b"\n")]
 
 
 def summarise(
@@ -227,7 +256,10 @@ def _read(path: Path) -> Iterator[tuple[int, Row]]:
     """Seeds and rows of a CSV; raises ``ValueError`` for one that is not ours."""
     with path.open(newline="", encoding="utf-8") as file:
         lines = csv.reader(file)
-        if tuple(next(lines, ())) != COLUMNS:
-            raise ValueError(f"{path} does not begin with its columns")
-        for seed, series, metric, _, x, value in lines:
-            yield int(seed), Row(series, metric, float(x), float(value))
+        try:
+            if tuple(next(lines, ())) != COLUMNS:
+                raise ValueError(f"{path} does not begin with its columns")
+            for seed, series, metric, _, x, value in lines:
+                yield int(seed), Row(series, metric, float(x), float(value))
+        except csv.Error as error:
+            raise ValueError(f"{path}: {error}") from error

@@ -233,7 +233,8 @@ def run_seed(
     log = _go_on(experiment, seed, folder, path)
 
     def save() -> None:
-        state = {"seed": seed, "csv_bytes": log.sync(), "experiment": experiment.state_dict()}
+        size, checksum = log.sync()
+        state = {"seed": seed, "csv_bytes": size, "csv_checksum": checksum, "experiment": experiment.state_dict()}
         with explain_disk_errors(path.parent, f"the checkpoint of seed {seed} was not written; the last one is kept"):
             save_state(path, state)
 
@@ -258,7 +259,8 @@ def _go_on(experiment: Experiment, seed: int, folder: Path, path: Path) -> SeedL
     if path.exists():
         try:
             state: State = load_state(path)
-            log = SeedLog(folder, seed, experiment.metrics, state["csv_bytes"])
+            size, checksum = state["csv_bytes"], state.get("csv_checksum")  # an older version kept no checksum
+            log = SeedLog(folder, seed, experiment.metrics, size, checksum)
         except UserError as error:
             logging.getLogger("marl").warning("%s; seed %d begins anew, to the same numbers", error, seed)
         else:

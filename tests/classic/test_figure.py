@@ -1,5 +1,7 @@
 """The picture of an experiment: what is drawn, in which units, and that nothing lies outside or on top."""
 
+import warnings
+
 import matplotlib.image
 import numpy as np
 import pytest
@@ -140,6 +142,16 @@ def test_a_symlog_panel_without_a_zero_is_logarithmic_and_one_with_a_zero_shows_
     (axes,) = figure.axes
     # 0.02 lies above the linear part, which ends at the power of ten below it.
     assert axes.get_yscale() == "symlog" and axes.yaxis.get_transform().linthresh == pytest.approx(0.01)
+
+
+def test_a_logarithmic_panel_with_nothing_but_zeros_shows_them_without_a_warning(drawn):
+    both = Metric("Gap", "value", "updates", x_scale="log", y_scale="log")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure, _ = drawn({("a", "gap"): seeds([0, 0, 0], x=(1, 10, 100))}, {"gap": both}, n=1)
+    (axes,) = figure.axes
+    bottom, top = axes.get_ylim()
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "linear") and bottom < 0 < top
 
 
 def test_one_seed_has_no_band_and_a_single_place_is_still_seen(drawn):

@@ -9,6 +9,7 @@ from marl.classic.instances import make_heterogeneous_locks, make_value_shift
 from marl.classic.lsvi import Bonus
 from marl.classic.mdp import LinearMDP
 from marl.classic.ridge import LogDetTrigger
+from marl.types import UserError
 
 LOCKS = make_heterogeneous_locks(agents=4, groups=2, n=3, horizon=5)
 
@@ -78,6 +79,13 @@ def test_pooling_locks_that_differ_fails_where_algorithm_3_learns_faster_than_al
     assert 2 * regret["alone"] < regret["pooled"]
     assert teams["together"].gap.max() == 0
     assert pooled.gap.max() > 0.5
+
+
+def test_more_agents_than_fit_are_refused_before_their_sums_are_made():
+    """600 agents, 6 steps, 12 features, and for each agent's row one of 600 x 5 states."""
+    said = r"^agents x steps x sums \[600, 6, 12, 3000\]: 129600000 numbers, expected 50000000 at most$"
+    with pytest.raises(UserError, match=said):
+        team(make_heterogeneous_locks(agents=600))
 
 
 def test_agents_of_one_process_share_its_table():

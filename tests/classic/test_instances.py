@@ -204,6 +204,14 @@ def test_no_two_tasks_of_a_family_are_opened_alike():
     assert len({tuple(policy) for policy in policies}) == 8
 
 
+@pytest.mark.parametrize("n", [62, 63, 100])
+def test_long_locks_have_more_codes_than_can_be_counted_and_families_all_the_same(n):
+    one, other = make_lock_family(n_tasks=2, separation=0.01, n=n, horizon=n + 1, slip=0.0)
+    assert [optimum(one), optimum(other)] == pytest.approx([1, 0.99])
+    codes = [optimal_values(task).policy[0, :n] for task in (one, other)]
+    assert 10 < (codes[0] != codes[1]).sum() < 52  # of the 62 drawn; the others are the same
+
+
 def test_a_family_without_separation_has_one_value_and_several_tasks():
     """What DistMT-LSVI has to merge: the value tells nothing, and one task's policy is worth nothing in another."""
     one, other = make_lock_family(n_tasks=2, separation=0)
@@ -345,6 +353,7 @@ BAD = {
     r"0 tasks 0.3 apart": lambda: make_lock_family(n_tasks=0),
     r"9 tasks: 3 positions have 8 codes; expected n_tasks <= 8": lambda: make_lock_family(9, 0.1),
     r"differ 'reward': .*did you mean 'rewards'": lambda: make_lock_family(differ="reward"),
+    r"transition \[6001, 2, 6001\]: 72024002 numbers, expected 50000000 at most": lambda: lock_table([1] * 6000),
     r"groups 5: expected 1 to 4": lambda: make_heterogeneous_locks(groups=5),
     r"contexts 0: expected 1 or more": lambda: make_value_shift(contexts=0),
     r"7 agents with 10 features: expected 6 agents at most": lambda: make_linear_multiagent(actions_each=(2,) * 7),

@@ -9,7 +9,8 @@ from examples import classic_reciprocity as example
 from marl.classic.adjacency import Adjacency
 from marl.classic.digital import Digital
 from marl.classic.experiments import experiment
-from marl.classic.experiments.pr_digital import measured_at
+from marl.classic.experiments.pr_digital import ProcessOptions, draw, measured_at
+from marl.classic.experiments.pr_theorem3 import agreed_reward
 from marl.classic.mdp import TabularMDP
 from marl.classic.networks import make_network
 from marl.classic.planning import discounted_values
@@ -80,6 +81,38 @@ def test_theorem_3_ends_where_the_notes_say_it_does():
     assert stuck < 0.5 < curves["kappa_same 1", "spread_ratio"][1][0, -1]  # the collapse over states is detected
 
 
+FAST = {"agents": 5, "gamma": 0.5, "tau1": 0.6, "tau2": 0.02, "anneal_adjacency": 0.7, "kappas": (0.0,)}
+
+
+@pytest.mark.parametrize("more", [{"network": "star"}, {"network": "line"}, {"network": "star", "link_failure": 0.5}])
+def test_the_limit_of_theorem_3_is_that_of_the_reward_in_which_agents_weigh_as_they_are_heard(more):
+    kind = experiment("pr-theorem3")
+    options = kind.Options(**FAST, **more, sweeps=10_000)
+    curves = table_of([finished(kind(options, 0))])
+    distance = curves["kappa_same 0", "limit_distance"][1][0, -1]
+    found = {finding.name: finding.values for finding in kind.findings(curves, options)}
+    assert found["kappa_same 0: max |mean Q - c| at the end"].tolist() == [distance] and distance < 0.035
+
+
+@pytest.mark.parametrize(
+    ("kind", "heard"),
+    [("star", [4, 2, 2, 2]), ("line", [2, 3, 3, 2]), ("complete", [1, 1, 1, 1]), ("ring", [1, 1, 1, 1])],
+)
+def test_agents_weigh_1_more_than_their_neighbours_and_on_regular_graphs_all_alike(kind, heard):
+    setting = draw(ProcessOptions(agents=4, network=kind), 0)
+    expected = np.average(setting.world.reward, axis=0, weights=heard)
+    assert agreed_reward(setting) == pytest.approx(expected, abs=1e-12)
+    assert (agreed_reward(setting) is setting.world.mean.reward) == (kind in ("complete", "ring"))
+
+
+def test_agents_that_never_hear_of_each_other_have_no_common_limit():
+    kind = experiment("pr-theorem3")
+    options = kind.Options(**TINY["pr-theorem3"], network="none")
+    curves = table_of([finished(kind(options, 0))])
+    assert "limit_distance" not in {metric for _, metric in curves}
+    assert not any("- c|" in finding.name for finding in kind.findings(curves, options))
+
+
 @pytest.mark.parametrize(("kind", "off"), [("line", 0.169), ("star", 0.431)])
 def test_with_different_numbers_of_neighbours_reciprocity_weighs_the_rewards_and_qd_learning_does_not(kind, off):
     world, network = Digital(agents=4, states=6, gamma=0.3, seed=5), make_network(kind, 4)
@@ -123,6 +156,8 @@ def test_figure_2_shows_consensus_in_all_kinds_of_reciprocity_and_the_optimum_wi
         ("pr-digital", {"anneal_adjacency": 0.1}, "more than tau1 - tau2"),
         ("pr-theorem3", {"kappas": (0.5, 1.5)}, "kappas"),
         ("pr-theorem3", {"kappas": ()}, "kappas"),
+        ("pr-theorem3", {"kappas": (0.5, 0.5)}, "kappas: expected numbers that differ in their first six digits"),
+        ("pr-theorem3", {"kappas": (0.12345671, 0.12345672)}, "six digits, got 0.12345671,0.12345672$"),
     ],
 )
 def test_options_that_make_no_sense_are_refused_in_one_line(name, options, words):

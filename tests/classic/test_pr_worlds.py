@@ -60,6 +60,15 @@ def test_all_methods_reach_the_end_with_declared_metrics_and_are_reproducible(ki
     assert rows == run(kind(options, 0)) != run(kind(options, 1))
 
 
+@pytest.mark.parametrize(
+    ("episodes", "points", "at"),
+    [(99, 50, [*range(2, 99, 2), 99]), (10, 4, [3, 6, 9, 10]), (100, 5, [20, 40, 60, 80, 100]), (3, 50, [1, 2, 3])],
+)
+def test_a_curve_has_as_many_points_as_asked_for_at_most(episodes, points, at):
+    rows = run(PRLandmarks(LandmarksOptions(episodes=episodes, points=points), 0))
+    assert [row.x for row in rows if (row.series, row.metric) == (QD, "return")] == at and len(at) <= points
+
+
 @pytest.mark.parametrize("before", [0, 1, 3, 7])
 def test_saved_and_restored_anywhere_it_goes_on_bit_for_bit(before):
     """3 points a method: after 3 steps the second method is about to begin, after 7 it is the third's."""

@@ -1,6 +1,7 @@
 """Rows in files: in order, whole, the same after a resume; and what is made of them."""
 
 import csv
+import shutil
 
 import numpy as np
 import pytest
@@ -56,12 +57,12 @@ def test_what_came_after_the_checkpoint_is_forgotten_in_both_files(tmp_path):
     for folder in (whole, broken):
         log = SeedLog(folder, 0, METRICS)
         log.write([Row("a", "regret", 1, 0.5), Row("a", "gap", 9, 7.0)])
-        size = log.sync()
+        size, checksum = log.sync()
         log.write([Row("a", "regret", 2, 0.25)])
         if folder is broken:
             with (folder / "seeds" / "0.csv").open("ab") as file:
                 file.write(b"0,a,reg")
-            log = SeedLog(folder, 0, METRICS, size)
+            log = SeedLog(folder, 0, METRICS, size, checksum)
             log.write([Row("a", "regret", 2, 0.25)])
         log.close()
     assert (whole / "seeds" / "0.csv").read_bytes() == (broken / "seeds" / "0.csv").read_bytes()
@@ -73,6 +74,18 @@ def test_a_file_that_lost_its_past_is_refused(tmp_path):
     SeedLog(tmp_path, 0, METRICS).close()
     with pytest.raises(UserError, match=r"0\.csv lacks rows of its past"):
         SeedLog(tmp_path, 0, METRICS, 10_000)
+
+
+@pytest.mark.parametrize("before, after", [("0.5", "0.6"), ("0.5", "0x5"), ("regret", "regres"), ("a,", "b,")])
+def test_a_file_whose_past_was_changed_is_refused(tmp_path, before, after):
+    log = SeedLog(tmp_path, 0, METRICS)
+    log.write([Row("a", "regret", 1, 0.5)])
+    mark = log.sync()
+    log.close()
+    path = tmp_path / "seeds" / "0.csv"
+    path.write_text(path.read_text().replace(before, after))
+    with pytest.raises(UserError, match=r"0\.csv fails its checksum$"):
+        SeedLog(tmp_path, 0, METRICS, *mark)
 
 
 def test_an_unknown_metric_is_a_programming_error(tmp_path):
@@ -112,6 +125,43 @@ def test_a_damaged_table_is_one_line_that_says_how_to_mend_it(tmp_path, text):
     (tmp_path / "results.csv").write_text(text)
     with pytest.raises(UserError, match=r"results\.csv is damaged; delete it, and marl resume .* makes it again"):
         read_results(tmp_path)
+
+
+def change(text, harm):
+    """The table after some harm to it."""
+    if harm == "quote":
+        return text.replace("b,regret", 'b,"regret')
+    if harm == "name":
+        return text.replace("b,regret", "c,regret", 1)
+    return "".join(text.splitlines(keepends=True)[:-harm])
+
+
+@pytest.mark.parametrize("harm", [1, 2, 3, 4, "quote", "name"])
+def test_a_table_that_lost_rows_or_names_is_not_taken_for_whole(tmp_path, harm):
+    """Two seeds with two rows each: cut at a line end a table can still be read, and lacks a whole curve or seed."""
+    for seed in (0, 1):
+        log_of(tmp_path, seed, [1, 2], [0, 0], series="b")
+    merge(tmp_path, [0, 1])
+    read_results(tmp_path)
+    path = tmp_path / "results.csv"
+    path.write_text(change(path.read_text(), harm))
+    with pytest.raises(UserError, match=r"results\.csv is damaged; delete it, and marl resume .* makes it again"):
+        read_results(tmp_path)
+
+
+def test_a_stray_quote_in_a_long_table_is_a_damaged_table(tmp_path):
+    """40 000 rows of 20 bytes: the quoted field is longer than the 131 072 bytes that csv reads."""
+    head, row = "seed,series,metric,unit,x,value\n", "0,a,regret,return,1,2\n"
+    (tmp_path / "results.csv").write_text(head + '0,"a,regret,return,1,2\n' + 40_000 * row)
+    with pytest.raises(UserError, match=r"results\.csv is damaged"):
+        read_results(tmp_path)
+
+
+def test_without_the_seeds_files_the_table_is_all_there_is(tmp_path):
+    log_of(tmp_path, 0, [1, 2], [0, 0])
+    merge(tmp_path, [0])
+    shutil.rmtree(tmp_path / "seeds")
+    assert list(read_results(tmp_path)) == [("a", "regret")]
 
 
 class Said(Toy):

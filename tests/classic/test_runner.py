@@ -64,21 +64,38 @@ def test_rows_beyond_the_checkpoint_are_cut_off(tmp_path, seconds):
     assert alone(broken) == whole
 
 
-@pytest.mark.parametrize("harm", ["flipped", "empty", "rows lost"])
+@pytest.mark.parametrize("harm", ["flipped", "empty", "rows lost", "rows changed"])
 def test_what_cannot_be_used_costs_a_detour_and_no_bit(tmp_path, harm, caplog):
     whole = alone(tmp_path / "whole")
     broken = tmp_path / "broken"
     run_seed(experiment := Toy(ToyOptions(), 0), 0, broken, 1e9, quiet, lambda: experiment.done == 9)
-    path = broken / "seeds" / "0.npz"
+    path, rows = broken / "seeds" / "0.npz", broken / "seeds" / "0.csv"
     if harm == "rows lost":
-        (broken / "seeds" / "0.csv").write_bytes(b"")
+        rows.write_bytes(b"")
+    elif harm == "rows changed":
+        rows.write_bytes(rows.read_bytes().replace(b".", b"x", 1))
     else:
         data = path.read_bytes()
         path.write_bytes(data[:-3] + bytes([data[-3] ^ 1]) + data[-2:] if harm == "flipped" else b"")
     assert alone(broken) == whole
     (message,) = caplog.messages
     assert message.endswith("; seed 0 begins anew, to the same numbers")
-    assert ("0.csv lacks rows" if harm == "rows lost" else "0.npz fails its checksum") in message
+    said = {"rows lost": "0.csv lacks rows", "rows changed": "0.csv fails its checksum"}
+    assert said.get(harm, "0.npz fails its checksum") in message
+
+
+@pytest.mark.parametrize("harmed", [False, True])
+def test_a_checkpoint_that_knows_no_checksum_of_the_rows_is_gone_on_from_where_they_can_be_read(
+    tmp_path, harmed, caplog
+):
+    whole = alone(tmp_path / "whole")
+    run_seed(experiment := Toy(ToyOptions(), 0), 0, tmp_path, 1e9, quiet, lambda: experiment.done == 9)
+    path, rows = tmp_path / "seeds" / "0.npz", tmp_path / "seeds" / "0.csv"
+    save_state(path, {name: part for name, part in load_state(path).items() if name != "csv_checksum"})
+    if harmed:
+        rows.write_bytes(rows.read_bytes().replace(b".", b"x", 1))
+    assert alone(tmp_path) == whole
+    assert caplog.messages == [f"{rows} is damaged; seed 0 begins anew, to the same numbers"] * harmed
 
 
 def test_a_state_that_is_not_the_experiments_is_not_taken_for_a_damaged_one(tmp_path):

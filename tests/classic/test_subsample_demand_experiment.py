@@ -134,6 +134,11 @@ def test_more_agents_for_a_network_than_there_are_is_refused():
         SubsampleDemand(DemandOptions(**TINY, network_ks=(7,)), 0)
 
 
+def test_a_network_is_asked_for_once():
+    with pytest.raises(UserError, match=r"^network_ks: expected different numbers from 1 on, got 2,3,2$"):
+        SubsampleDemand(DemandOptions(**TINY, network_ks=(2, 3, 2)), 0)
+
+
 def test_samples_are_as_near_to_the_whole_as_theorem_4_3_says():
     rows = run(SubsampleDemand(DemandOptions(**(TINY | {"agents": 40, "runs": 200})), 0))
     found = {(row.metric, row.x): row.value for row in rows}

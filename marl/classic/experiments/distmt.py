@@ -109,8 +109,9 @@ class DistMTExperiment:
     @staticmethod
     def findings(table: Table, options: DistMTOptions) -> Sequence[Finding]:
         agents, episodes = table[PAPER, "episodes"]
-        stopped = table[STOPPED, "episodes"][1]
         first, last = int(agents[0]), int(agents[-1])
+        covered, stopped = table.get((STOPPED, "episodes"), (np.zeros(1), episodes))
+        defined = (covered[0], covered[-1]) == (first, last)  # a run that missed a task has no such episodes
 
         def scaled(values: Array, i: int) -> Array:
             return values[:, i] * agents[i] / (values[:, 0] * agents[0])
@@ -124,9 +125,8 @@ class DistMTExperiment:
             Finding(
                 f"N x T, N = {last} over N = {first}, by rounding T up", scaled(table[PAPER, "rounds"][1], -1), "ratio"
             ),
-            Finding(
-                f"N x episodes per agent, N = {last} over N = {first}, {STOPPED}", scaled(stopped, -1), "ratio"
-            ),
+            *([Finding(f"N x episodes per agent, N = {last} over N = {first}, {STOPPED}", scaled(stopped, -1), "ratio")]
+              if defined else []),
             *(
                 Finding(f"assignments labelled right, {name}, worst N", table[name, "accuracy"][1].min(1), "fraction")
                 for name in SERIES.values()
@@ -180,9 +180,10 @@ class DistMTExperiment:
         if how == "uniform":
             return rows
         tight = min(learning_rounds(self.options.tasks, n, self.options.delta, "tight"), model.rounds)
-        stopped = report.episodes if report.episodes_covered is None else report.episodes_covered
-        for series, episodes in ((PAPER, report.episodes), (TIGHT, model.episodes(tight)), (STOPPED, stopped)):
-            rows += [Row(series, "episodes", n, episodes.mean()), Row(series, "busiest", n, episodes.max())]
+        counted = {PAPER: report.episodes, TIGHT: model.episodes(tight), STOPPED: report.episodes_covered}
+        for series, episodes in counted.items():
+            if episodes is not None:
+                rows += [Row(series, "episodes", n, episodes.mean()), Row(series, "busiest", n, episodes.max())]
         rows += [Row(ORACLE, "episodes", n, report.episodes_oracle)]
         rows += [Row(PAPER, "rounds", n, model.rounds), Row(TIGHT, "rounds", n, tight)]
         asked = TheoryConstants().implied(model.problem)

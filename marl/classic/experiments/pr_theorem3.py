@@ -12,9 +12,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from marl.classic.experiments.base import Finding, Metric, Row, Table
+from marl.classic.experiments.base import Array, Finding, Metric, Row, Table
 from marl.classic.experiments.pr_digital import (
     ProcessOptions,
+    Setting,
     connection_findings,
     connection_rows,
     draw,
@@ -55,6 +56,9 @@ class PRTheorem3:
     def __init__(self, options: PRTheorem3Options, seed: int) -> None:
         if not options.kappas:
             raise UserError("kappas: expected one number from 0 to 1 or more, got none")
+        if len({constant(kappa) for kappa in options.kappas}) < len(options.kappas):
+            got = ",".join(map(str, options.kappas))
+            raise UserError(f"kappas: expected numbers that differ in their first six digits, got {got}")
         self.total = options.sweeps
         self.done = 0
         self._setting = draw(options, seed)
@@ -63,8 +67,7 @@ class PRTheorem3:
             constant(kappa): reciprocity(options, self._setting, kappa, constant=True) for kappa in options.kappas
         }
         self._learners[annealed(options)] = reciprocity(options, self._setting, options.kappa_same, constant=False)
-        world = self._setting.world
-        self._limit = adjacency_limit(world.transition, world.mean.reward, options.gamma, self._setting.adjacency)
+        self._limit = common_limit(self._setting)
 
     def advance(self) -> Sequence[Row]:
         """On to the next measurement."""
@@ -75,7 +78,7 @@ class PRTheorem3:
             for _ in range(until - self.done):
                 learner.expected_sweep(world.transition, world.reward)
             rows += shared_rows(series, until, learner, self._setting)
-            if learner.rule.spread > 0 and learner.rule.decay == 0:
+            if self._limit is not None and learner.rule.spread > 0 and learner.rule.decay == 0:
                 distance = np.abs(learner.average - self._limit).max()
                 rows.append(Row(series, "limit_distance", float(until), float(distance)))
         self.done = until
@@ -101,6 +104,32 @@ class PRTheorem3:
             if (name, "limit_distance") in table
         ]
         return [*errors, *distances, *connection_findings(table)]
+
+
+def common_limit(setting: Setting) -> Array | None:
+    """c, ``[S, A]``, which all agents' tables tend to; None where some agents never hear of each other."""
+    world, network, adjacency = setting
+    if len(network.components) > 1:
+        return None
+    return adjacency_limit(world.transition, agreed_reward(setting), world.gamma, adjacency)
+
+
+def agreed_reward(setting: Setting) -> Array:
+    """``[S, A]``: the agents' mean rewards, each agent weighing as much as it is heard.
+
+    Its weight is its share of the stationary law of the walk that steps from an agent to one that it hears: on a fixed
+    graph 1 + its number of neighbours over the sum of these.
+    """
+    world, network, _ = setting
+    heard = network.graphs | np.eye(network.agents, dtype=bool)
+    sizes = heard.sum(-1)
+    if (sizes == sizes[0, 0]).all():
+        return world.mean.reward
+    walk = np.einsum("tij,ti->ij", heard, 1 / sizes) / network.period
+    balance = np.vstack([walk.T - np.eye(network.agents), np.ones(network.agents)])
+    weights = np.linalg.lstsq(balance, np.eye(network.agents + 1)[-1], rcond=None)[0]
+    reward: Array = np.einsum("n,nsa->sa", weights, world.reward)
+    return reward
 
 
 def constant(kappa: float) -> str:

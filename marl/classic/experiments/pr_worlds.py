@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ class WorldOptions:
     """What the three experiments have in common."""
 
     episodes: int = option(20_000, "Episodes of each method.")
-    points: int = option(50, "Points on each curve.")
+    points: int = option(50, "Points on each curve, at most.")
     horizon: int = option(40, "Steps after which an episode is cut off.")
     epsilon: float = option(0.1, "Probability of a random action while learning.", most=1)
     hidden: str = option("row", "The coordinate whose values the adjacent states run through.")
@@ -116,7 +117,7 @@ class WorldExperiment(ABC):
         options = self._options
         rows = [*connection_rows(self._network), *self._optimum()] if self.done == 0 else []
         method, episode = divmod(self.done, options.episodes)
-        count = min(max(options.episodes // options.points, 1), options.episodes - episode)
+        count = min(math.ceil(options.episodes / options.points), options.episodes - episode)
         returns = play(self._world, self._learner, self._rng, count, options.epsilon)
         x = float(episode + count)
         rows.append(Row(METHODS[method], "return", x, float(returns.mean())))

@@ -79,8 +79,8 @@ class SubsampleDemand:
         if not options.ks or min(options.ks) < 1:
             raise UserError(f"ks: expected numbers from 1 on, got {_listed(options.ks)}")
         self.options, self.seed = options, seed
-        if options.network_ks and min(options.network_ks) < 1:
-            raise UserError(f"network_ks: expected numbers from 1 on, got {_listed(options.network_ks)}")
+        if min(options.network_ks, default=1) < 1 or len(set(options.network_ks)) < len(options.network_ks):
+            raise UserError(f"network_ks: expected different numbers from 1 on, got {_listed(options.network_ks)}")
         self.tables = max(options.ks)
         self.total = self.tables + len(options.network_ks)
         check_sizes(max(options.ks + options.network_ks), options.agents)
