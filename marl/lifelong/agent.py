@@ -23,12 +23,11 @@ from marl.lifelong.records import Records
 from marl.lifelong.sequence import TaskSequence
 from marl.lifelong.shard import Ended, Point, Shard
 from marl.lifelong.simnet import THRESHOLD
-from marl.lifelong.snapshot import copy_hub
-from marl.lifelong.store import INDEX
+from marl.lifelong.snapshot import Damaged, copy_hub
 from marl.lifelong.tasks import Tasks
 from marl.lifelong.weights import save_agents
 from marl.streams import derive
-from marl.types import State, UserError
+from marl.types import State
 
 log = logging.getLogger("marl")
 
@@ -213,8 +212,6 @@ class Team:
         place = self.folder / "hub"
         if copy is None:
             shutil.rmtree(self.folder, ignore_errors=True)
-        elif not (self._copy(copy) / INDEX).is_file():
-            raise UserError(f"{self._copy(copy)} is gone, the hub as it was at the checkpoint; make a new run")
         else:
             copy_hub(self._copy(copy), place)
         told = self.options.identify == "told"
@@ -246,18 +243,33 @@ class Team:
         return {**state, "shards": {str(k): each for k, each in enumerate(self.saved)}}
 
     def load_state_dict(self, state: State) -> None:
-        """Go on from there, in a new team; raises ``UserError`` where the hub's copy is gone."""
+        """Go on from there, in a new team.
+
+        Where the hub's copy is gone or damaged the team begins anew instead, to the same numbers, and says no row that
+        it has said before.
+
+        Raises:
+            UserError: the disk is full or cannot be written.
+        """
+        self.groups = self._divided(len(state["shards"]))  # this machine may have other cores than that of before
+        self.copies_made = state["copies_made"]
+        if self.copies_made:
+            try:
+                self._open_hub(self.copies_made)
+            except Damaged as error:
+                if "counted" not in state["records"]:  # an older version did not say how many rows there were
+                    raise
+                log.warning("%s; %s begins anew, to the same numbers", error, self.plan.name)
+                self.records.repeat(state["records"])
+                return
         for name in self.PARTS:
             getattr(self, name).load_state_dict(state[name])
         for name in self.NUMBERS:
             setattr(self, name, state[name])
         self.reached = list(state["reached"])
         self.matches = None if state["matches"] is None else [Match(*match) for match in state["matches"]]
-        self.groups = self._divided(len(state["shards"]))  # this machine may have other cores than that of before
         self.saved = [state["shards"][str(k)] for k in range(len(self.groups))]
         if self.saved[0] is None:  # nothing had begun
             return
-        if self.copies_made:
-            self._open_hub(self.copies_made)
         self.crew = self._gather()
         self.crew.ask(range(len(self.groups)), "load_state_dict", [(state,) for state in self.saved])

@@ -11,6 +11,7 @@ from typing import ClassVar
 
 import torch
 
+from marl.algos.dqn import DQN
 from marl.checkpoint import flatten, unflatten
 from marl.classic.experiments.base import Curves, Finding, Metric, Row, Table
 from marl.engines import Engine, make_engine
@@ -45,9 +46,8 @@ class Lifelong:
         check(options)
         self.options, self.seed = options, seed
         self.tasks = Tasks.of(options.tasks, options.env)
-        moments = self.tasks.steps(options.frames, options.copies) // options.copies
-        if options.evals > moments:
-            raise UserError(f"evals: expected {moments} or fewer, the steps of a copy in a round, got {options.evals}")
+        DQN(self.tasks.spec, [options.dqn], [seed])  # raises where its networks do not fit the tasks
+        check_budget(options, self.tasks)
         self.engine = engine(options)
         self.folder: Path | None = None
         rounds = options.rounds or len(options.tasks)
@@ -123,6 +123,12 @@ def check(options: LifelongOptions) -> None:
     """Raise ``UserError`` for options that make no sense together."""
     if options.without_ewc and options.ewc == 0:
         raise UserError("without_ewc: there is nothing to compare with where ewc is 0")
+    if options.identify == "told" and options.threshold is not None:
+        raise UserError(f"threshold {options.threshold:g}: expected --identify simnet with it, got told")
+    if options.rehearse > 0 and not int(options.dqn.batch_size * options.rehearse):
+        raise UserError(
+            f"rehearse: expected 0, or a row or more of a batch of {options.dqn.batch_size}, got {options.rehearse:g}"
+        )
     if options.identify == "simnet" and not options.isolated:
         check_frames("identify_steps", options.identify_steps)
         if options.identify_steps != FRAMES and options.threshold is None:
@@ -131,6 +137,20 @@ def check(options: LifelongOptions) -> None:
             )
     if options.engine != "ray" and options.address is not None:
         raise UserError(f"address {options.address}: expected --engine ray with it")
+
+
+def check_budget(options: LifelongOptions, tasks: Tasks) -> None:
+    """Raise ``UserError`` where a round is too short for its evaluations, or for a single update."""
+    frames, copies, learner = options.frames, options.copies, options.dqn
+    moments = tasks.steps(frames, copies) // copies
+    if options.evals > moments:
+        raise UserError(f"evals: expected {moments} or fewer, the steps of a copy in a round, got {options.evals}")
+    least = max(-(-(learner.warmup + learner.update_every) // copies), 2)  # at the first step nothing can be drawn yet
+    if moments < least:
+        raise UserError(
+            f"frames: expected more than {(least - 1) * copies * tasks.skip} (dqn.warmup {learner.warmup}, "
+            f"copies {copies}), else nobody learns anything, got {frames}"
+        )
 
 
 def engine(options: LifelongOptions) -> Engine:

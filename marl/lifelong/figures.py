@@ -247,9 +247,9 @@ def _whole_time(team: Team, reference: Reference) -> Measure | None:
 
 def _frames_to(team: Team, reference: Reference, level: int) -> Measure | None:
     times = list(times_of(team.name, team.table, team.options, reference).values())
-    if not times or team.options.draws != "permutation":
+    if not times:
         return None
-    frames = np.mean([time.time[..., level].mean(1) for time in times], axis=0) * team.options.frames
+    frames = np.mean([time.time[..., level].mean(1) for time in times], axis=0) * reference.frames
     late = np.mean([time.censored[..., level].mean(1) for time in times], axis=0)
     return Measure.of(team.label, f"frames to {100 * LEVELS[level]:g} %", "frames per agent and task", frames, late)
 

@@ -23,6 +23,7 @@ from marl.lifelong.metrics import (
 )
 from marl.lifelong.options import LifelongOptions
 from marl.lifelong.records import agent_series, task_series
+from marl.types import UserError
 
 SHARED, ISOLATED, RANDOM = "shared", "isolated", "random"
 FORGETFUL = ", no EWC"
@@ -67,16 +68,36 @@ class Reference:
     Attributes:
         random: ``[M]``, mean over seeds.
         isolated: ``[S, M]``, in the end.
+        frames: that an isolated agent had for one task: in whole steps of all copies, so that they may be a few more
+            than were asked for.
+
+    Raises:
+        UserError: the table lacks a task, an agent or a seed of the options', as ``config.json`` was edited.
     """
 
     def __init__(self, table: Table, options: LifelongOptions) -> None:
+        _require(table, options)
         self.random = np.array([table[task_series(RANDOM, m), "agent_return"][1].mean() for m in options.tasks])
         self.isolated = np.stack([table[task_series(ISOLATED, m), "return"][1][:, -1] for m in options.tasks], axis=1)
+        self.frames = float(table[ISOLATED, "frames"][1][:, 0].mean()) / size_of(ISOLATED, options)
 
     @property
     def defined(self) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
         """``[M]``, whether the isolated agent learnt anything of a task, so that it is a measure of others."""
         return np.asarray(self.isolated.mean(0) > self.random)
+
+
+def _require(table: Table, options: LifelongOptions) -> None:
+    if not options.tasks:
+        raise UserError("config.json: tasks: expected one or more, got none")
+    wanted = [(task_series(RANDOM, task), "agent_return") for task in options.tasks]
+    for team in teams(options):
+        agents = range(size_of(team, options))
+        wanted += [(team, "frames")]
+        wanted += [(agent_series(team, task, i), "agent_return") for task in options.tasks for i in agents]
+    for series, metric in wanted:
+        if (series, metric) not in table:
+            raise UserError(f"the results lack {metric} of {series} for all seeds of config.json: was it edited?")
 
 
 def returns_after(team: str, table: Table, options: LifelongOptions) -> Array:
@@ -139,24 +160,25 @@ def transfer_of(team: str, table: Table, options: LifelongOptions, reference: Re
 
 
 def times_of(team: str, table: Table, options: LifelongOptions, reference: Reference) -> dict[str, AgentTime]:
-    """AT of each task at ``LEVELS``, in the isolated agent's ``frames`` for one task.
+    """AT of each task at ``LEVELS``, in the isolated agent's frames for one task.
 
     The clock of a task goes on when an agent is given it once more.
 
-    Tasks are left out on which the isolated agent learns nothing, and those that nobody, or not every seed's same
-    agents, were given equally often (with ``uniform`` draws).
+    Tasks are left out on which the isolated agent learns nothing. There is none at all where agents are not given all
+    tasks equally often: with ``uniform`` draws, or where ``rounds`` is no multiple of the tasks.
     """
     times: dict[str, AgentTime] = {}
+    if options.draws != "permutation" or (options.rounds or 0) % len(options.tasks):
+        return times
     for k, task in enumerate(options.tasks):
         curves = [
             (_clock(table[series, "learning_frames"][1], options), table[series, "learning_return"][1])
             for series in (agent_series(team, task, i) for i in range(size_of(team, options)))
-            if (series, "learning_return") in table
         ]
-        if curves and reference.defined[k]:
+        if reference.defined[k]:
             runs = [[Curve(frames[s], values[s]) for frames, values in curves] for s in range(len(curves[0][0]))]
             alone = float(reference.isolated[:, k].mean())
-            times[task] = agent_time(runs, float(reference.random[k]), alone, options.frames)
+            times[task] = agent_time(runs, float(reference.random[k]), alone, reference.frames)
     return times
 
 
@@ -187,7 +209,7 @@ def whole_time_of(team: str, table: Table, options: LifelongOptions, reference: 
         return None
     clock = frames.cumsum(-1)
     runs = [[Curve(clock[s, i], after[s, i][:, kept]) for i in range(met.shape[1])] for s in range(len(met))]
-    budget = met.shape[2] * options.frames
+    budget = met.shape[2] * reference.frames
     return agent_time(runs, reference.random[kept], reference.isolated.mean(0)[kept], budget, (WHOLE,))
 
 
@@ -214,31 +236,34 @@ def _of_team(team: str, table: Table, options: LifelongOptions, reference: Refer
     after = returns_after(team, table, options)
     found += [Finding(f"{task_series(team, m)}", after[:, :, -1, k].mean(1), "return in the end, per episode")
               for k, m in enumerate(options.tasks)]  # fmt: skip
-    lost = forgetting_of(team, table, options, reference)
-    found.append(Finding(f"{team}: forgetting", lost, "of 1, isolated"))
-    spared = transfer_of(team, table, options, reference)
-    if not np.isnan(spared).any():
-        found.append(Finding(f"{team}: forward transfer", spared, TRANSFER))
+    found += _defined(f"{team}: forgetting", forgetting_of(team, table, options, reference), "of 1, isolated")
+    found += _defined(f"{team}: forward transfer", transfer_of(team, table, options, reference), TRANSFER)
     if team != ISOLATED:
         reward = reward_of(team, table, options, reference)
         values = np.array([defined_mean(row) for row in reward.scores])
-        found.append(Finding(f"{team}: AR", values, "1: isolated, 0: random"))
+        found += _defined(f"{team}: AR", values, "1: isolated, 0: random")
         if reward.best_of_5 is not None:
             best = np.array([defined_mean(reward.best_of_5)])
-            found.append(Finding(f"{team}: AR, best of 5 seeds", best, "1: isolated, 0: random"))
-    if options.draws == "permutation":
-        found += _times(team, list(times_of(team, table, options, reference).values()))
-    return found
+            found += _defined(f"{team}: AR, best of 5 seeds", best, "1: isolated, 0: random")
+    return found + _times(team, list(times_of(team, table, options, reference).values()))
+
+
+def _defined(name: str, values: Array, unit: str) -> list[Finding]:
+    """Nothing where a seed has no such number."""
+    return [] if np.isnan(values).any() else [Finding(name, values, unit)]
 
 
 def _times(team: str, times: Sequence[AgentTime]) -> list[Finding]:
-    """AT: mean over agents and tasks of each seed."""
+    """AT: mean over agents and tasks of each seed; a lower bound is one number, as nobody knows its interval."""
     found = []
     for j, level in enumerate(LEVELS if times else ()):
         share = np.mean([each.time[..., j].mean(1) for each in times], axis=0)
         never = np.mean([each.censored[..., j].mean(1) for each in times], axis=0)
-        name = f"{team}: AT {100 * level:g} %"
-        found.append(Finding(name + (" (lower bound)" if never.any() else ""), share, "of the isolated agent's frames"))
+        name, unit = f"{team}: AT {100 * level:g} %", "of the isolated agent's frames"
         if never.any():
+            seeds = f", mean of {len(share)} seeds" if len(share) > 1 else ""
+            found.append(Finding(f"{name} (lower bound{seeds})", share.mean(keepdims=True), unit))
             found.append(Finding(f"{name} never reached", never, "share of agents and tasks"))
+        else:
+            found.append(Finding(name, share, unit))
     return found

@@ -185,6 +185,8 @@ def _draw_by_task(axes: Axes, options: LifelongOptions, of_teams: Mapping[str, M
                 place = k + gap * (j - (len(of_teams) - 1) / 2)
                 marker = "D" if team.endswith(FORGETFUL) else "o"
                 measures[task].draw(axes, place, _style(team)["color"], marker, 0.25 * gap)
+    if not any(of_teams.values()):
+        axes.text(0.5, 0.5, "not defined", ha="center", color="0.4", transform=axes.transAxes)
     axes.set_xticks(range(len(names)), names, rotation=0 if len(names) <= COLUMNS else 35, fontsize=8)
     axes.set_xlim(-0.6, len(names) - 0.4)
     tidy(axes)

@@ -36,6 +36,7 @@ class Records:
     def __init__(self, team: str, tasks: Sequence[str], agents: int) -> None:
         self.team, self.tasks, self.agents = team, list(tasks), agents
         self.rows: list[Row] = []
+        self.counted = self.known = 0  # rows up to the last ``take``; how many of the first of them are not given again
         self.now = [0] * agents  # each agent's task
         self.due = 0  # which evaluation of the round comes next
         self.waiting: dict[int, dict[int, tuple[float, int]]] = {}  # evaluation -> agent -> score, frames
@@ -44,9 +45,15 @@ class Records:
         self.truth: dict[str, int] = {}  # the hub's number -> the task of whoever met it first
 
     def take(self) -> list[Row]:
-        """The rows, which are forgotten."""
+        """The rows, which are forgotten; after ``repeat`` without those that were given before."""
         rows, self.rows = self.rows, []
-        return rows
+        fresh = rows[max(self.known - self.counted, 0) :]
+        self.counted += len(rows)
+        return fresh
+
+    def repeat(self, state: State) -> None:
+        """Begin anew what had come to ``state``; to be called before the first round."""
+        self.known = max(state["known"], state["counted"])
 
     def begin(self, tasks: Sequence[int]) -> None:
         """A round in which each agent has that task."""
@@ -111,11 +118,13 @@ class Records:
         waiting = {str(number): {str(i): list(x) for i, x in there.items()} for number, there in self.waiting.items()}
         lists = {"now": list(self.now), "visits": [list(row) for row in self.visits]}
         numbers = {name: getattr(self, name) for name in self.NUMBERS}
+        numbers |= {"counted": self.counted, "known": self.known}
         return {**numbers, **lists, "waiting": waiting, "truth": dict(self.truth)}
 
     def load_state_dict(self, state: State) -> None:
         for name in self.NUMBERS:
             setattr(self, name, state[name])
+        self.counted, self.known = state.get("counted", 0), state.get("known", 0)  # older checkpoints have neither
         self.now, self.visits = list(state["now"]), [list(row) for row in state["visits"]]
         self.truth = dict(state["truth"])
         self.waiting = {

@@ -221,9 +221,7 @@ class Store:
         try:
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = FULL")  # what was shared survives a power cut too
-            found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
-            if found != "ok":
-                raise sqlite3.DatabaseError(found.splitlines()[-1])
+            check_pages(db)
             db.executescript(_SCHEMA)
         except BaseException:
             db.close()
@@ -251,3 +249,10 @@ class Store:
                     raise  # our mistake
                 free = size(free_space(self.folder))
                 raise UserError(f"{self.folder / INDEX}: {error} ({free} free): the hub keeps what it had") from error
+
+
+def check_pages(db: sqlite3.Connection) -> None:
+    """Raise ``sqlite3.DatabaseError`` where the pages of a database are damaged."""
+    found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if found != "ok":
+        raise sqlite3.DatabaseError(found.splitlines()[-1])

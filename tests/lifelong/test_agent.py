@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import shutil
 
 import lifelong_tools
 import pytest
@@ -16,6 +15,7 @@ from marl.lifelong import agent, shard
 from marl.lifelong.agent import Plan, Team
 from marl.lifelong.experience import extract, restored
 from marl.lifelong.round import Lent, Round
+from marl.lifelong.snapshot import Damaged, copy_hub
 from marl.lifelong.tasks import Tasks
 from marl.replay import Replay
 from marl.streams import derive
@@ -216,28 +216,56 @@ def test_the_last_two_copies_of_the_hub_stay(tmp_path):
     assert sorted(path.name for path in (tmp_path / "team").iterdir()) == ["hub", "saved-3", "saved-4"]
 
 
-def test_a_hub_copy_that_is_gone_is_said_in_one_line(tmp_path):
-    made = team(tmp_path, [[0, 1]])
-    made.advance()
-    state = made.state_dict()
-    made.close()
-    shutil.rmtree(tmp_path / "team" / "saved-1")
-    with pytest.raises(agent.UserError, match=r"saved-1 is gone"):
-        team(tmp_path, [[0, 1]]).load_state_dict(state)
-
-
-def test_a_hub_copy_whose_index_is_gone_or_damaged_is_said_in_one_line(tmp_path):
-    made = team(tmp_path, [[0, 1]])
-    made.advance()
-    state = made.state_dict()
-    made.close()
-    index = tmp_path / "team" / "saved-1" / "index.sqlite"
-    index.write_bytes(b"no database" * 1000)
-    with pytest.raises(agent.UserError, match=r"saved-1/index\.sqlite was not copied to .*: file is not a database"):
-        team(tmp_path, [[0, 1]]).load_state_dict(state)
+def gone(index):
     index.unlink()
-    with pytest.raises(agent.UserError, match=r"saved-1 is gone"):
-        team(tmp_path, [[0, 1]]).load_state_dict(state)
+
+
+def overwritten(index):
+    index.write_bytes(b"no database " * 9 + index.read_bytes()[108:])
+
+
+def emptied(index):
+    index.write_bytes(b"")
+
+
+def torn(index):
+    """Every page but the first is overwritten: SQLite opens and copies it as if nothing had happened."""
+    index.write_bytes(index.read_bytes()[:4096].ljust(index.stat().st_size, b"x"))
+
+
+@pytest.mark.parametrize("spoil", [gone, overwritten, emptied, torn])
+def test_a_team_whose_hub_copy_is_spoilt_begins_anew_to_the_same_numbers(tmp_path, monkeypatch, caplog, spoil):
+    """Also where it is stopped on its way, before and after it is where it was."""
+    step_by_step(monkeypatch)
+    orders = [[0, 1, 0], [1, 0, 1]]
+    all_rows = run(team(tmp_path / "a", orders))
+    made, rows = team(tmp_path / "b", orders), []
+    for k, stop in enumerate((FRAMES + 32, 32, 2 * FRAMES), start=1):
+        rows += run(made, stop)
+        state = copy.deepcopy(made.state_dict())
+        made.close()
+        assert state["copies_made"] == k  # a number never stands for two moments
+        made = team(tmp_path / "b", orders)
+        if k != 2:
+            spoil(tmp_path / "b" / "team" / f"saved-{k}" / "index.sqlite")
+        made.load_state_dict(state)
+    rows += run(made)
+    assert all(a == b for a, b in zip(rows, all_rows, strict=True))
+    assert len(caplog.messages) == 2 and caplog.messages[1].endswith("; team begins anew, to the same numbers")
+
+
+def test_a_hub_stays_as_it_is_where_its_copy_cannot_be_read(tmp_path):
+    made = team(tmp_path, [[0, 1]])
+    run(made, FRAMES)
+    made.state_dict()
+    made.close()
+    hub, saved = tmp_path / "team" / "hub", tmp_path / "team" / "saved-1"
+    before = {path.name: path.read_bytes() for path in hub.rglob("*") if path.is_file()}
+    overwritten(saved / "index.sqlite")
+    with pytest.raises(Damaged, match=r"saved-1/index\.sqlite was not copied to .*: file is not a database"):
+        copy_hub(saved, hub)
+    assert {path.name: path.read_bytes() for path in hub.rglob("*") if path.is_file()} == before
+    assert sorted(path.name for path in (tmp_path / "team").iterdir()) == ["hub", "saved-1"]
 
 
 # ---- replays as bundles --------------------------------------------------------------------------------------------

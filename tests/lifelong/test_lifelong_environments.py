@@ -174,6 +174,11 @@ def test_atari_tasks_without_ale_are_one_line(
         ("small/catch", "--env.sticky 0", "env.sticky"),
         ("small/catch", "--env.max-steps 0", "max_steps: expected 1 or more, got 0"),
         ("small/catch", "--identify simnet --identify-steps 1000", "identify_steps: expected more than the 1000 of"),
+        ("small/catch", "--dqn.warmup 1000 --frames 500", "frames: expected more than 1000 (dqn.warmup 1000, copies "),
+        ("small/catch", "--frames 100 --copies 1000 --evals 1", "frames: expected more than 1000 (dqn.warmup 40, "),
+        ("small/catch", "--dqn.conv nature", "conv: nature needs pictures of 36 x 36 pixels or more, got 10 x 10"),
+        ("small/catch", "--threshold 2", "threshold 2: expected --identify simnet with it, got told"),
+        ("small/catch", "--rehearse .1", "rehearse: expected 0, or a row or more of a batch of 8, got 0.1"),
     ],
 )
 def test_what_makes_no_sense_is_one_line_and_makes_no_folder(

@@ -141,6 +141,14 @@ def test_uniform_draws_have_no_agent_time(tmp_path):
     assert ("N = 3", "AR") in rows and not [key for key in rows if "frames to" in key[1]]
 
 
+def test_rounds_that_are_no_multiple_of_the_tasks_have_no_figure_2(tmp_path):
+    """Three rounds of two tasks: catch is met twice, gather once."""
+    ends = {team: {0: ALONE[:1] * 2 + ALONE[1:]} for team in ("isolated", "shared")}
+    run = made_up_run(tmp_path / "r", ends, {team: {0: PLAYS} for team in ends}, same(rounds=3))
+    rows = rows_of([run], tmp_path / "f.png")
+    assert ("N = 2", "AR") in rows and not [key for key in rows if "frames to" in key[1]]
+
+
 def test_the_command_prints_the_table_or_json(tmp_path, capsys):
     runs = [str(run_of(tmp_path / "3", 3, (20.0, 40.0)))]
     assert cli.main(["plot", *runs]) == 0

@@ -50,6 +50,14 @@ def test_each_task_has_a_panel_in_which_those_who_play_and_those_who_borrow_are_
     assert command == "marl lifelong made up"
 
 
+def test_without_agent_time_its_panel_says_so(drawn):
+    texts = [
+        [text.get_text() for text in axes.texts]
+        for axes in drawn({"isolated": PLAYS, "shared": PLAYS}, rounds=3)[0].axes
+    ]
+    assert texts[3] == ["not defined"] and texts[2] == []  # AT; AR
+
+
 def test_frames_and_bytes_grow_by_the_round(drawn):
     figure, _, _ = drawn({"isolated": PLAYS, "shared": PLAYS})
     frames, traffic = figure.axes[-2:]

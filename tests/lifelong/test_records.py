@@ -60,7 +60,7 @@ def test_the_rows_are_the_same_in_whatever_order_workers_report_also_twice_and_o
         report(records, number, agents)
     records.end(SCORES, [100, 0, 100, 0], 50, [7] * AGENTS)
     straight = expected()
-    assert rows + records.take() == straight.rows
+    assert rows + records.take() == straight.take()
     assert records.state_dict() == straight.state_dict()
 
 
