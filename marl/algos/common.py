@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Protocol, TypeAlias
+from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
 
 from torch import Tensor
 
 from marl.envs.base import EnvSpec, Step
-from marl.types import Acted, Journal, Schedule, State, UserError, View
+from marl.types import Acted, Batch, EpisodeBatch, Journal, Schedule, State, Trajectory, UserError, View
+
+SeenT = TypeVar("SeenT", View, Batch, EpisodeBatch, Trajectory)
 
 Metrics: TypeAlias = dict[str, Tensor]
 """Name (see ``marl.log.METRICS``) -> ``[P, N]``."""
@@ -69,6 +71,19 @@ class Learner(Protocol):
 def with_nothing_noted(view: View, size: int) -> View:
     """What a learner that notes ``size`` numbers for each agent and copy sees as an episode begins; 0: none at all."""
     return view._replace(memory=view.obs.new_zeros(*view.obs.shape[:3], size)) if size else view
+
+
+def readable(seen: SeenT, spec: EnvSpec) -> SeenT:
+    """A view or batch as networks read it: observations are divided by 255 where the environment shows bytes."""
+    if not spec.bytes:
+        return seen
+    names = {"obs", "next_obs"} & set(seen._fields)
+    return seen._replace(**{name: as_read(getattr(seen, name), spec) for name in names})
+
+
+def as_read(obs: Tensor, spec: EnvSpec) -> Tensor:
+    """Observations ``[..., D]`` as networks read them: see ``readable``."""
+    return obs / 255 if spec.bytes else obs
 
 
 def require_continuous(algorithm: str, spec: EnvSpec) -> None:

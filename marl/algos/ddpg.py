@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from marl.algos.common import Metrics, load_parts, require_continuous, save_parts
+from marl.algos.common import Metrics, as_read, load_parts, readable, require_continuous, save_parts
 from marl.config import option
 from marl.envs.base import EnvSpec
 from marl.modules.critics import Critic, OwnValues
@@ -60,7 +60,8 @@ class DDPG:
 
     def __init__(self, spec: EnvSpec, configs: Sequence[DDPGConfig], seeds: Sequence[int]) -> None:
         require_continuous("ddpg", spec)
-        self.config = config = configs[0]
+        config, self.spec = configs[0], spec
+        self.config = config
         self.gamma, self.tau, self.noise = (per_member(configs, name) for name in ("gamma", "tau", "noise"))
         init = Streams(seeds, "init")
         n = spec.n_agents
@@ -86,11 +87,12 @@ class DDPG:
     @torch.no_grad()
     def act(self, view: View, explore: bool) -> Acted:
         """Actions ``[P, N, E, A]`` in [-1, 1]."""
-        action = self.policy(self.actor, view.obs)
+        action = self.policy(self.actor, as_read(view.obs, self.spec))
         return Acted(self.own(noisy(action, self.explore, self.noise)) if explore else action)
 
     def update(self, batch: Batch) -> Metrics:
         """One gradient step of every critic and actor, and of their targets."""
+        batch = readable(batch, self.spec)
         target = self.compute_target(batch)
         q = self.critic(torch.cat([batch.obs, batch.action], dim=-1))
         critic_loss = (q - target).square()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax, one_hot
 
-from marl.algos.common import Metrics, load_parts, save_parts
+from marl.algos.common import Metrics, load_parts, readable, save_parts
 from marl.algos.maddpg import MADDPG, MADDPGConfig
 from marl.config import option
 from marl.envs.base import EnvSpec
@@ -60,7 +60,8 @@ class DVM:
     def __init__(
         self, spec: EnvSpec, configs: Sequence[DVMConfig], seeds: Sequence[int], teachers: Sequence[Teacher] = ()
     ) -> None:
-        self.config = config = configs[0]
+        config, self.spec = configs[0], spec
+        self.config = config
         for what, sizes in (("observations", spec.obs_sizes), ("actions", spec.action_sizes)):
             if len(set(sizes)) > 1:
                 each = ", ".join(map(str, sizes))
@@ -98,12 +99,12 @@ class DVM:
         the frozen teachers."""
         if self.discrete:
             batch = batch._replace(action=one_hot(batch.action, self.action_size).float())
-        action = batch.action.unsqueeze(1)
+        action, seen = batch.action.unsqueeze(1), readable(batch, self.spec).obs
         with torch.no_grad():
-            teacher = self.base.actor_output(self.base.actor, batch.obs, batch.avail)
+            teacher = self.base.actor_output(self.base.actor, seen, batch.avail)
             teacher = teacher if self.discrete else torch.tanh(teacher)
-            value = self.base.critic(joint_input(batch.obs, action, shared=False))
-        output = self.base.actor_output(self.distilled_actor, batch.obs, batch.avail)
+            value = self.base.critic(joint_input(seen, action, shared=False))
+        output = self.base.actor_output(self.distilled_actor, seen, batch.avail)
         policy_loss = self.divergence(teacher, output)
         loss, taught = policy_loss, {}
         if self.teachers:  # each is worth one more agent
@@ -111,7 +112,7 @@ class DVM:
             further = self.divergence(answers, output.unsqueeze(2), common).sum(2) / self.agents
             loss, taught = policy_loss + further, {"distil/teachers": further.detach().mean(-1) * self.agents}
         self.distilled_actor_optimizer.step(sum_of_means(loss))
-        matched = self.distilled_critic(joint_input(batch.obs, action, shared=self.config.permute))
+        matched = self.distilled_critic(joint_input(seen, action, shared=self.config.permute))
         value_loss = (matched - value).square()
         self.distilled_critic_optimizer.step(sum_of_means(value_loss))
         policy, critic = policy_loss.detach().mean(-1), value_loss.detach().mean(-1)

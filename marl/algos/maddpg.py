@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from marl.algos.common import Metrics, load_parts, save_parts
+from marl.algos.common import Metrics, as_read, load_parts, readable, save_parts
 from marl.config import option
 from marl.envs.base import EnvSpec
 from marl.modules.critics import Critic, JointValues, joint, joint_input
@@ -64,7 +64,8 @@ class MADDPG:
     memory_size = 0
 
     def __init__(self, spec: EnvSpec, configs: Sequence[MADDPGConfig], seeds: Sequence[int]) -> None:
-        self.config = config = configs[0]
+        config, self.spec = configs[0], spec
+        self.config = config
         self.gamma, self.tau, self.noise = (per_member(configs, name) for name in ("gamma", "tau", "noise"))
         self.epsilon, self.action_l2 = per_member(configs, "epsilon"), per_member(configs, "action_l2")
         init = Streams(seeds, "init")
@@ -95,7 +96,7 @@ class MADDPG:
     @torch.no_grad()
     def act(self, view: View, explore: bool) -> Acted:
         """Actions ``[P, N, E, A]`` in [-1, 1], or ``[P, N, E]`` int64."""
-        output = self.actor_output(self.actor, view.obs, view.avail)
+        output = self.actor_output(self.actor, as_read(view.obs, self.spec), view.avail)
         if self.discrete:
             noise = gumbel(self.explore.uniform(*output.shape[1:])) if explore else 0.0
             return Acted((output + noise).argmax(-1))
@@ -107,6 +108,7 @@ class MADDPG:
 
     def update(self, batch: Batch, further: Callable[[Tensor], Tensor] | None = None) -> Metrics:
         """One gradient step of every critic and actor, and of their targets; ``further``: see ``compute_loss_pi``."""
+        batch = readable(batch, self.spec)
         if self.discrete:
             batch = batch._replace(action=one_hot(batch.action, self.action_size).float())
         target = self.compute_target(batch)

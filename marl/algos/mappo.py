@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from marl.algos.common import Metrics, load_parts, save_parts
+from marl.algos.common import Metrics, load_parts, readable, save_parts
 from marl.config import option
 from marl.envs.base import EnvSpec
 from marl.modules.actors import Actor
@@ -115,7 +115,8 @@ class MAPPO:
     Buffer = Rollout
 
     def __init__(self, spec: EnvSpec, configs: Sequence[MAPPOConfig], seeds: Sequence[int]) -> None:
-        self.config = config = configs[0]
+        config, self.spec = configs[0], spec
+        self.config = config
         if spec.independent and config.critic == "central":
             raise UserError(
                 f"mappo: the {spec.n_agents} agents of {spec.id} play copies of their own, so nothing is central; "
@@ -152,6 +153,7 @@ class MAPPO:
 
         Without ``explore`` the critic's half stays as it is: only learning needs it.
         """
+        view = readable(view, self.spec)
         x = with_id(view.obs, self.shared).unsqueeze(2)
         avail = None if view.avail is None else view.avail.unsqueeze(2)
         actor_memory, critic_memory = self.memories(view.memory)
@@ -176,7 +178,7 @@ class MAPPO:
             note: ``[P, N, T, E, *]``, numbers for each row that ``further`` is to see.
             further: another loss of the actors to add, ``[P, N, L, S]``, from their outputs ``[P, N, L, S, A]``.
         """
-        sequences, metrics = self.prepare(batch, note)
+        sequences, metrics = self.prepare(readable(batch, self.spec), note)
         steps = [self.learn(part, further) for part in self.parts(sequences)]
         n = batch.obs.shape[1]
         means = {name: torch.stack([step[name] for step in steps]).mean(0).expand(-1, n) for name in steps[0]}

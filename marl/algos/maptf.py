@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax, softmax
 
-from marl.algos.common import Metrics
+from marl.algos.common import Metrics, as_read, readable
 from marl.algos.maddpg import MADDPG, MADDPGConfig
 from marl.config import option
 from marl.envs.base import EnvSpec
@@ -69,7 +69,7 @@ class MAPTF:
         action = self.base.act(view, explore).action
         if view.memory is None or not explore:
             return Acted(action, view.memory)
-        return Acted(action, self.options.choose(view.obs, view.memory))
+        return Acted(action, self.options.choose(as_read(view.obs, self.spec), view.memory))
 
     def update(self, batch: Batch) -> Metrics:
         """One gradient step of MADDPG, imitation included, and one of the option module on the batch's first rows."""
@@ -77,7 +77,8 @@ class MAPTF:
         option = self.options.option(batch.memory)
         answers, common = self.everybodys_answers(batch.obs, batch.avail)
         teacher, both = whom(answers, option), whom(common, option)
-        weight = self.options.imitation_weight(batch.obs, option)
+        seen = readable(batch, self.spec)
+        weight = self.options.imitation_weight(seen.obs, option)
         imitation: list[Tensor] = []
 
         def imitate(output: Tensor) -> Tensor:
@@ -90,9 +91,9 @@ class MAPTF:
             taken = (answers.argmax(-1) == batch.action.unsqueeze(2)).transpose(2, 3)
         count = self.config.options.batch
         learnt = self.options.update(
-            batch.obs[:, :, :count],
+            seen.obs[:, :, :count],
             batch.reward[:, :, :count],
-            batch.next_obs[:, :, :count],
+            seen.next_obs[:, :, :count],
             batch.terminated[:, :, :count],
             option[:, :, :count],
             None if taken is None else taken[:, :, :count],
@@ -103,7 +104,7 @@ class MAPTF:
     def everybodys_answers(self, obs: Tensor, avail: Tensor | None) -> tuple[Tensor, Tensor]:
         """What agent or teacher o would do at agent i's observation, logits or actions ``[P, N, O, B, A]``; and which
         entries agent i may follow: see ``marl.modules.options.everybodys_answers``."""
-        output, common = everybodys_answers(self.base.actor, obs, avail, self.spec)
+        output, common = everybodys_answers(self.base.actor, as_read(obs, self.spec), avail, self.spec)
         return self.teachers.join(output if self.discrete else torch.tanh(output), common, obs, avail)
 
     def mismatch(self, output: Tensor, teacher: Tensor, common: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax, softmax
 
-from marl.algos.common import Metrics
+from marl.algos.common import Metrics, as_read, readable
 from marl.algos.mappo import MAPPO, MAPPOConfig, Sequences
 from marl.config import option
 from marl.envs.base import EnvSpec, Step
@@ -79,7 +79,7 @@ class MAPTFMAPPO:
         action = self.base.act(view._replace(memory=None), explore).action
         if view.memory is None or not explore:
             return Acted(action, view.memory)
-        return Acted(action, self.options.choose(view.obs, view.memory))
+        return Acted(action, self.options.choose(as_read(view.obs, self.spec), view.memory))
 
     def update(self, batch: Trajectory) -> Metrics:
         """One update of MAPPO, imitation included, and as many gradient steps of the option module as there are steps
@@ -91,7 +91,7 @@ class MAPTFMAPPO:
         taken = None
         if self.discrete:
             taken = (answers.argmax(-1) == batch.action.flatten(2, 3).unsqueeze(2)).transpose(2, 3)
-        weight = self.options.imitation_weight(obs, option)
+        weight = self.options.imitation_weight(as_read(obs, self.spec), option)
         note = self.lesson(whom(answers, option), weight.unsqueeze(-1) * whom(common, option), option)
         note = note.unflatten(2, batch.reward.shape[2:])
         heard: list[Tensor] = []
@@ -103,7 +103,7 @@ class MAPTFMAPPO:
             return loss
 
         metrics = self.base.update(batch._replace(memory=None), note, imitate)
-        learnt = self.learn_options(batch, option, taken)
+        learnt = self.learn_options(readable(batch, self.spec), option, taken)
         return {**metrics, "loss/imitation": torch.stack(heard).mean(0), **learnt}
 
     @torch.no_grad()
@@ -115,7 +115,7 @@ class MAPTFMAPPO:
             output: Tensor = self.base.actor(seen.unsqueeze(2))[0]
             return output.squeeze(2)
 
-        return self.teachers.join(*everybodys_answers(actor, obs, avail, self.spec), obs, avail)
+        return self.teachers.join(*everybodys_answers(actor, as_read(obs, self.spec), avail, self.spec), obs, avail)
 
     @torch.no_grad()
     def lesson(self, teacher: Tensor, weight: Tensor, option: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from marl.algos.common import Metrics, load_parts, save_parts
+from marl.algos.common import Metrics, as_read, load_parts, readable, save_parts
 from marl.config import option
 from marl.envs.base import EnvSpec
 from marl.episodes import Episodes
@@ -76,7 +76,8 @@ class QMIX:
     Buffer = Episodes
 
     def __init__(self, spec: EnvSpec, configs: Sequence[QMIXConfig], seeds: Sequence[int]) -> None:
-        self.config = config = configs[0]
+        config, self.spec = configs[0], spec
+        self.config = config
         require_team_of_discrete_actions(spec)
         self.action_mask = spec.action_mask
         if config.recurrent and not config.hidden:
@@ -112,7 +113,7 @@ class QMIX:
     @torch.no_grad()
     def act(self, view: View, explore: bool) -> Acted:
         """Actions ``[P, N, E]`` int64, and the utilities' memory."""
-        values, memory = self.utilities.step(view.obs, view.memory)
+        values, memory = self.utilities.step(as_read(view.obs, self.spec), view.memory)
         avail = self.action_mask.unsqueeze(1) if view.avail is None else view.avail
         values = mask_logits(values, avail)
         if not explore:
@@ -128,6 +129,7 @@ class QMIX:
 
     def update(self, batch: EpisodeBatch) -> Metrics:
         """One gradient step of utilities and mixing network on one loss; then the targets follow."""
+        batch = readable(batch, self.spec)
         if self.trims:
             batch = trimmed(batch)
         filled = batch.filled.unsqueeze(1)

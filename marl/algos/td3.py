@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from marl.algos.common import Metrics, load_parts, require_continuous, save_parts
+from marl.algos.common import Metrics, as_read, load_parts, readable, require_continuous, save_parts
 from marl.config import option
 from marl.envs.base import EnvSpec
 from marl.modules.critics import Critic, OwnValues
@@ -63,7 +63,8 @@ class TD3:
 
     def __init__(self, spec: EnvSpec, configs: Sequence[TD3Config], seeds: Sequence[int]) -> None:
         require_continuous("td3", spec)
-        self.config = config = configs[0]
+        config, self.spec = configs[0], spec
+        self.config = config
         self.gamma, self.tau, self.noise = (per_member(configs, name) for name in ("gamma", "tau", "noise"))
         self.target_noise = per_member(configs, "target_noise").unsqueeze(-1)
         self.target_noise_clip = per_member(configs, "target_noise_clip").unsqueeze(-1)
@@ -94,12 +95,13 @@ class TD3:
     @torch.no_grad()
     def act(self, view: View, explore: bool) -> Acted:
         """Actions ``[P, N, E, A]`` in [-1, 1]."""
-        action = self.policy(self.actor, view.obs)
+        action = self.policy(self.actor, as_read(view.obs, self.spec))
         return Acted(self.own(noisy(action, self.explore, self.noise)) if explore else action)
 
     def update(self, batch: Batch) -> Metrics:
         """One gradient step of every critic; every ``policy_delay``-th call also of the actors and the targets."""
         self.updates += 1
+        batch = readable(batch, self.spec)
         noise = self.smoothing.normal(*batch.action.shape[1:])
         target = self.compute_target(batch, noise)
         q = self.critic(torch.cat([batch.obs, batch.action], dim=-1))

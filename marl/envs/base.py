@@ -32,8 +32,8 @@ class EnvSpec:
         masked: not every discrete action may be taken at every moment (``View.avail``).
         outcomes: what an episode's end tells besides the return (``Step.outcome``): each NAME is logged as
             ``train/NAME`` and ``eval/NAME``, which ``marl.log.METRICS`` must have.
-        bytes: observations are whole numbers from 0 to 255 (still float32 in the tensors): replays keep them as bytes;
-            the networks of ``dqn`` see them divided by 255, all others as they are.
+        bytes: observations are whole numbers from 0 to 255 (still float32 in the tensors): replays keep them as bytes,
+            and networks see them divided by 255.
         pixels: (channels, height, width) where the D numbers of an observation are a picture; None: they are not.
         stack: an observation is so many frames of D / stack numbers, one after the other, the oldest first: at each
             step of an episode the oldest one goes and a new one comes. Replays keep each once. 1: it is no stack.
