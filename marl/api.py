@@ -20,12 +20,12 @@ from marl.evaluation import Evaluator, Film
 from marl.log import METRICS
 from marl.loop import Training
 from marl.loop import train as run_loop
-from marl.recipe import load_learner, make_recipe
-from marl.runfolder import new_run
+from marl.recipe import load_learner, make_recipe, recipe_of
+from marl.runfolder import check_target, new_run, to_make
 from marl.session import Session, begin, read_recipe, reopen
 from marl.sources import at_step, origin
 from marl.sources import teachers as frozen
-from marl.terminal import progress_bar, say, say_how_to_go_on
+from marl.terminal import progress_bar, say, say_how_to_go_on, say_where
 from marl.types import UserError, View
 
 RETURN_UNIT = METRICS["eval/return_mean"].member_unit
@@ -89,7 +89,7 @@ def train(
             if not isinstance(teacher, str):
                 raise UserError(f"teachers: expected 'RUN:agent', got a {type(teacher).__name__}")
         recipe = dataclasses.replace(recipe, teachers=frozen(named, names, algorithm))
-    command, folder = command or shlex.join(sys.argv), Path(run) if run else None
+    command, folder = command or shlex.join(sys.argv), None if run is None else to_make(run)
     if parts.wanted(recipe.loop):
         return parts.train(recipe, folder, command, progress)
     with begin(recipe, lambda: new_run(algorithm, environment, folder), command, say) as session:
@@ -118,8 +118,9 @@ def resume(run: str | Path, *, steps: int | None = None, address: str | None = N
     if address is not None:
         raise UserError(f"address {address}: {folder} has no workers on a Ray cluster")
     with reopen(folder, steps, say) as session:
+        training = session.training
         if progress:
-            say(f"going on from step {session.training.steps}, the newest checkpoint")
+            say_where(f"step {training.steps}", training.steps >= training.config.steps)
         _run(session, progress)
     return folder
 
@@ -148,34 +149,67 @@ def _bar(training: Training, progress: bool) -> Iterator[Callable[..., None]]:
         yield show
 
 
-def evaluate(run: str | Path, episodes: int = 100, video: str | Path | None = None, member: int = 0) -> dict[str, Any]:
+class NotFilmed(UserError):
+    """The episodes were played and only their film could not be written; ``result`` is what ``evaluate`` returns."""
+
+    def __init__(self, message: str, result: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.result = result
+
+
+def evaluate(
+    run: str | Path, episodes: int = 100, video: str | Path | None = None, member: int | str = 0
+) -> dict[str, Any]:
     """Play a run's newest policies without exploration; equal weights give equal numbers.
 
     Args:
         run: its folder.
         episodes: for each member.
         video: where to write an MP4 of the first episodes of one member; None: nowhere.
-        member: which one to film.
+        member: which one to film, its number or name.
 
     Returns:
         ``{"run", "step", "episodes", "members": [{"name", "mean", "standard_error", "unit", "outcomes"}]}``;
         ``outcomes`` holds the means of what else the environment tells of an episode, such as ``win_rate``.
 
     Raises:
-        UserError: no run or no usable checkpoint there, or fewer than one episode.
+        UserError: no run or no usable checkpoint there, no such member, fewer than one episode, or a ``video`` that
+            does not end in ``.mp4`` or cannot be written.
     """
+    episodes = cfg.checked("episodes", int, episodes)
     if episodes < 1:
         raise UserError(f"episodes: expected 1 or more, got {episodes}")
-    home, local = parts.home(Path(run), member)
+    home, local = parts.home(Path(run), member_number(run, member))
+    if video is not None:
+        check_target(Path(video), ".mp4")
+    film = Film(local, copies=min(episodes, 3)) if video is not None else None
     steps, rows = [], []
     for folder in parts.folders(Path(run)):
-        film = Film(local, copies=min(episodes, 3)) if video is not None and folder == home else None
-        step, found = _evaluate(folder, episodes, film)
+        step, found = _evaluate(folder, episodes, film if folder == home else None)
         steps.append(step)
         rows += found
-        if film is not None and video is not None:
+    result = {"run": str(Path(run)), "step": min(steps), "episodes": episodes, "members": rows}
+    if film is not None and video is not None:
+        try:
             film.write(Path(video))
-    return {"run": str(Path(run)), "step": min(steps), "episodes": episodes, "members": rows}
+        except UserError as error:
+            raise NotFilmed(str(error), result) from error
+    return result
+
+
+def member_number(run: str | Path, member: int | str, what: str = "member") -> int:
+    """The number of the member of a run that is called ``member``, or has that number.
+
+    Raises:
+        UserError: neither a name of the run's nor a number; ``what`` was given, in the words of the message.
+    """
+    member = cfg.checked(what, int | str, member)
+    names = [each.name for each in recipe_of(Path(run)).members]
+    if isinstance(member, int):
+        return member
+    if member not in names and not member.lstrip("-").isdecimal():
+        raise UserError(f"{what} {member}: no such member{cfg.suggestion(member, names)}")
+    return names.index(member) if member in names else int(member)
 
 
 def _evaluate(folder: Path, episodes: int, film: Film | None) -> tuple[int, list[dict[str, Any]]]:
@@ -207,11 +241,11 @@ class Team:
         name: the member's.
     """
 
-    def __init__(self, run: Path, member: int) -> None:
+    def __init__(self, run: Path, member: int | str) -> None:
         """As ``load``."""
-        self.run, self.member = run, member
+        self.run, self.member = run, member_number(run, member)
         self._place = run.absolute()
-        home, self._member = parts.home(run, member)
+        home, self._member = parts.home(run, self.member)
         recipe = read_recipe(home)
         with contextlib.closing(recipe.make_env(copies=1)) as env:
             self.spec = env.spec
@@ -231,17 +265,21 @@ class Team:
 
         Args:
             obs: one observation vector for each agent, in the order of ``spec.agents``; or by agent's name.
-            avail: likewise, which of its discrete actions each agent may take, one flag each; None: all.
+            avail: likewise, which of its discrete actions each agent may take, one flag each; None: all. Only where
+                ``spec.masked``.
 
         Returns:
             One action for each agent, as a dictionary if ``obs`` was one: vectors in [-1, 1], or an index.
 
         Raises:
-            UserError: an agent is missing, or what it sees has another width than in training.
+            UserError: an agent is missing, what it sees has another width than in training, or ``avail`` is given to
+                a policy that has no such input.
         """
         seen = self._padded("obs", obs, self.spec.obs_sizes)
         may = self.spec.action_mask[:, None].expand(self._members, -1, -1, -1)
         if avail is not None:
+            if not self.spec.masked:
+                raise UserError(f"avail: this policy has no such input, in {self.spec.id} every action is allowed")
             may = self._padded("avail", avail, self.spec.action_sizes).bool()
         view = View(seen, may if self.spec.masked else None, None, self._memory)
         acted = self._learner.act(view, explore=False)
@@ -273,6 +311,6 @@ class Team:
         return self.spec.agents
 
 
-def load(run: str | Path, member: int = 0) -> Team:
-    """The newest team of one member of a run; raises ``UserError`` where there is none."""
+def load(run: str | Path, member: int | str = 0) -> Team:
+    """The newest team of one member of a run, its number or name; raises ``UserError`` where there is none."""
     return Team(Path(run), member)

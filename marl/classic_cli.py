@@ -15,11 +15,11 @@ from marl import registry
 from marl.classic.experiments import ELSEWHERE, EXPERIMENTS, experiment
 from marl.classic.experiments.base import Distributed, Drawn
 from marl.classic.figure import draw
-from marl.classic.results import FORMAT, RESULTS, TENSORBOARD, check_seeds, merge, read_results, read_run, summarise
+from marl.classic.results import FORMAT, RESULTS, check_seeds, merge, read_results, read_run, summarise
 from marl.classic.runner import run, run_in_turn
 from marl.doctor import cores, versions
 from marl.parser import Parser, add_settings, free_options, make_parser, print_json, reader
-from marl.runfolder import lock, new_run, write_config
+from marl.runfolder import lock, new_run, to_make, watch_command, write_config
 from marl.terminal import progress_bar, say_how_to_go_on
 from marl.types import UserError
 
@@ -177,7 +177,7 @@ def resume(folder: Path, workers: int | None, progress: bool, as_json: bool, add
         unit = f" {row.unit}" if row.unit else ""
         print(f"{row.name}: {row.mean:.4g}{interval}{unit}, seeds: {row.seeds}")
     print(f"picture: {picture}")
-    print(f"watch: tensorboard --logdir {folder / TENSORBOARD}")
+    print(f"watch: {watch_command(folder)}")
     print(f"run: {folder}")
 
 
@@ -202,7 +202,7 @@ def _parser(command: str, positional: Sequence[tuple[str, str]], text: str) -> P
     """The options that every experiment has."""
     parser = make_parser(command, text, positional)
     where = f"runs/{command}-{'NAME' if command == 'classic' else 'FAMILY'}-TIME"
-    parser.add_argument("--run", type=Path, metavar="FOLDER", help=f"Folder to make. Default: {where}.")
+    parser.add_argument("--run", type=to_make, metavar="FOLDER", help=f"Folder to make. Default: {where}.")
     parser.add_argument(
         "--seeds",
         type=reader("seeds", int),

@@ -8,8 +8,9 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from marl import config as cfg
 from marl import lifelong_cli, presets, registry
 from marl.parser import Parser, add_settings, free_options, make_parser, print_json, reader
 from marl.processes import keep_memory
-from marl.runfolder import read_config
+from marl.runfolder import check_target, read_config, size, to_make, watch_command
 from marl.types import UserError
 
 TRAIN_HELP = """\
@@ -51,7 +52,7 @@ def _train_parser(positional: Sequence[tuple[str, str]], preset: presets.Preset 
     if preset:
         parser.usage = "marl train --preset NAME [options]"
     parser.add_argument("--preset", metavar="NAME", help="Instead of ALGO and ENV: a run of `marl list --presets`.")
-    parser.add_argument("--run", type=Path, metavar="FOLDER", help="Folder to make. Default: runs/ALGO-ENV-TIME.")
+    parser.add_argument("--run", type=to_make, metavar="FOLDER", help="Folder to make. Default: runs/ALGO-ENV-TIME.")
     parser.add_argument(
         "--seeds", type=reader("seeds", int), nargs="+", action="extend", metavar="S",
         help=f"One member each. Default: {seeds}.",
@@ -132,10 +133,12 @@ def _sweep(config: type, text: str) -> tuple[str, list[Any]]:
     name, equals, values = text.partition("=")
     name = name.replace("-", "_")
     kinds = {s.name: s.type for s in cfg.settings(config) if s.sweep}
-    if not equals or name not in kinds:
+    if name not in kinds:
         raise UserError(
             f"--sweep {text}: expected FIELD=V,V,... of a field that may be swept{cfg.suggestion(name, kinds)}"
         )
+    if not equals:
+        raise UserError(f"--sweep {text}: expected FIELD=V,V,..., got no values; {name}=V1,V2 for example")
     return name, [cfg.parse(f"--sweep {name}", kinds[name], value) for value in values.split(",") if value]
 
 
@@ -187,7 +190,7 @@ def _finish(folder: Path, as_json: bool) -> None:
         return
     for row in rows:
         print(row.text())
-    print(f"watch: tensorboard --logdir {folder / 'tensorboard'}")
+    print(f"watch: {watch_command(folder)}")
     print(f"run: {folder}")
 
 
@@ -199,7 +202,6 @@ def evaluate(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--video",
         nargs="?",
-        type=Path,
         const=True,
         metavar="MP4",
         help="Film the first episodes. Default: video.mp4 in RUN.",
@@ -208,31 +210,48 @@ def evaluate(arguments: Sequence[str]) -> None:
     parser.add_argument("--task", metavar="ID", help="Of marl lifelong: play this task alone. Default: all.")
     parser.add_argument("--json", action="store_true", help="Print one JSON object.")
     given = parser.parse(arguments)
-    video = Path(given.run) / "video.mp4" if given.video is True else given.video
+    video = Path(given.run) / "video.mp4" if given.video is True else given.video and Path(given.video)
+    if given.video == "":
+        raise UserError("--video: expected a file whose name ends in .mp4, got ''")
     if lifelong_cli.is_lifelong(Path(given.run)):
         if given.member is not None:
             raise UserError("--member: lifelong agents are no members of a population; agent 0 is filmed")
+        if video is not None:
+            check_target(video, ".mp4")
         lifelong_cli.evaluate(Path(given.run), given.episodes, video, given.task, given.json)
         return
     if given.task is not None:
         raise UserError(f"--task: {given.run} is no run of marl lifelong, and has one environment")
     from marl import api
-    from marl.stats import t_quantile
 
-    result = api.evaluate(given.run, given.episodes, video, _member(given.run, given.member or "0"))
-    if given.json:
-        print_json(result)
-        return
-    for row in result["members"]:
-        margin = row["standard_error"] and t_quantile(0.975, given.episodes - 1) * row["standard_error"]
-        interval = "" if margin is None else f" +- {margin:.3f} (95 % interval)"
-        outcomes = "".join(f", {name} {value:.3f}" for name, value in row["outcomes"].items())
-        print(f"{row['name']}: {row['mean']:.3f}{interval} {row['unit']}, {given.episodes} episodes{outcomes}")
-    if video is not None:
+    member, failure = api.member_number(given.run, given.member or "0", "--member"), None
+    try:
+        result = api.evaluate(given.run, given.episodes, video, member)
+    except api.NotFilmed as error:
+        result, failure = error.result, error
+    _print_scores(result, given.json)
+    if failure is not None:
+        raise failure
+    if video is not None and not given.json:
         print(f"video: {video}")
 
 
+def _print_scores(result: Mapping[str, Any], as_json: bool) -> None:
+    """What ``marl.api.evaluate`` returns, as one JSON object or for people."""
+    from marl.stats import t_quantile
+
+    if as_json:
+        print_json(result)
+        return
+    for row in result["members"]:
+        margin = row["standard_error"] and t_quantile(0.975, result["episodes"] - 1) * row["standard_error"]
+        interval = "" if margin is None else f" +- {margin:.3f} (95 % interval)"
+        outcomes = "".join(f", {name} {value:.3f}" for name, value in row["outcomes"].items())
+        print(f"{row['name']}: {row['mean']:.3f}{interval} {row['unit']}, {result['episodes']} episodes{outcomes}")
+
+
 def export(arguments: Sequence[str]) -> None:
+    from marl.api import member_number
     from marl.export import FORMATS, export
 
     about = "Write one agent's newest policy as a file that runs without marl."
@@ -244,22 +263,13 @@ def export(arguments: Sequence[str]) -> None:
                         metavar="|".join(FORMATS), help="Default: safetensors.")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="Print one JSON object.")
     given = parser.parse(arguments)
-    done = export(Path(given.run), given.agent, _member(given.run, given.member), given.out, given.format)
+    member = member_number(given.run, given.member, "--member")
+    done = export(Path(given.run), given.agent, member, given.out, given.format)
     if given.json:
         print_json({"folder": str(done.folder), "files": done.files, "script": done.script})
         return
     print(f"# to run it, in {done.folder}:", done.script, sep="\n", end="")
     print("exported:", *(done.folder / file for file in done.files))
-
-
-def _member(run: str, text: str) -> int:
-    """The number of the member that is called that, or has that number."""
-    from marl.recipe import recipe_of
-
-    names = [member.name for member in recipe_of(Path(run)).members]
-    if text not in names and not text.lstrip("-").isdecimal():
-        raise UserError(f"--member {text}: no such member{cfg.suggestion(text, names)}")
-    return names.index(text) if text in names else int(text)
 
 
 def list_(arguments: Sequence[str]) -> None:
@@ -353,12 +363,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"marl: {error}", file=sys.stderr)
         return 2
+    except (MemoryError, RuntimeError) as error:
+        if (reason := _out_of_memory(error)) is None:
+            raise
+        print(f"marl: {reason}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt as stop:
         print(f"marl: {str(stop) or 'interrupted'}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader, ``head`` for example, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+def _out_of_memory(error: Exception) -> str | None:
+    """One line for an array that there is no room for; None for another error."""
+    text = " ".join(str(error).split())
+    asked = re.search(r"(?:tried to allocate|Out of memory allocating) (\d+) bytes", text)
+    if asked is None and not isinstance(error, MemoryError):
+        return None
+    what = f"{size(int(asked[1]))} at once" if asked else text or "more than there is"
+    return f"out of memory: asked for {what}; a smaller population, --copies, --buffer-size or --episodes needs less"
 
 
 if __name__ == "__main__":

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import textwrap
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from marl.runfolder import explain_disk_errors, write_atomically
+from marl.runfolder import check_target, explain_disk_errors, write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,8 +61,10 @@ def write_caption(figure: Figure, text: str, command: str) -> None:
 
 def save(figure: Figure, out: Path) -> None:
     """Write the PNG whole or not at all; raises ``UserError`` where that cannot be."""
+    check_target(out, ".png")
     data = io.BytesIO()
-    figure.savefig(data, format="png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of a letter that the font lacks, of little room
+        figure.savefig(data, format="png")
     with explain_disk_errors(out.absolute().parent, f"{out.name} was not written"):
-        out.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(out, data.getvalue())

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from marl.algos.common import Learner, with_nothing_noted
 from marl.envs.base import VectorEnv
+from marl.runfolder import check_target, explain_disk_errors, write_atomically
+from marl.types import UserError
 
 
 class Evaluation(NamedTuple):
@@ -123,21 +125,33 @@ class Film:
                 frames.append(env.render(self.member, copy))
 
     def write(self, path: Path, frames_per_second: int = 15) -> Path:
-        """Write an MP4 (H.264); its sides are cropped to even numbers of pixels, as the format wants."""
-        import imageio.v3 as iio
+        """Write an MP4 (H.264), whole or not at all.
 
+        Its sides are cropped to even numbers of pixels, as the format wants.
+
+        Raises:
+            UserError: the name does not end in ``.mp4``, or the file cannot be made or written.
+        """
+        check_target(path, ".mp4")
         pictures = np.stack([frame for episode in self.frames for frame in episode])
         height, width = (side // 2 * 2 for side in pictures.shape[1:3])
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with warnings.catch_warnings():
-            # JAX warns of every new process; a new program (ffmpeg) takes none of its locks along.
-            warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called", category=RuntimeWarning)
-            iio.imwrite(
-                path,
-                pictures[:, :height, :width],
-                fps=frames_per_second,
-                codec="libx264",
-                plugin="FFMPEG",
-                macro_block_size=2,
-            )
+        try:
+            import imageio.v3 as iio
+
+            with warnings.catch_warnings():
+                # JAX warns of every new process; a new program (ffmpeg) takes none of its locks along.
+                warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called", category=RuntimeWarning)
+                film = iio.imwrite(
+                    "<bytes>",
+                    pictures[:, :height, :width],
+                    extension=".mp4",
+                    fps=frames_per_second,
+                    codec="libx264",
+                    plugin="FFMPEG",
+                    macro_block_size=2,
+                )
+        except (ImportError, OSError, RuntimeError) as error:
+            raise UserError(f"{path} was not written: {' '.join(str(error).split())}") from error
+        with explain_disk_errors(path.absolute().parent, f"{path.name} was not written"):
+            write_atomically(path, film)
         return path

@@ -33,9 +33,18 @@ from marl.log import COLUMNS, CSV, TENSORBOARD
 from marl.loop import advance
 from marl.plot import read_metrics
 from marl.recipe import Recipe, explain, recipe_of
-from marl.runfolder import CONFIG, explain_disk_errors, lock, new_run, read_config, read_training, write_config
+from marl.runfolder import (
+    CONFIG,
+    explain_disk_errors,
+    lock,
+    new_run,
+    read_config,
+    read_training,
+    resume_command,
+    write_config,
+)
 from marl.session import about, begin, extended, read_recipe, reopen, set_threads
-from marl.terminal import Interrupted, progress_bar, say, say_how_to_go_on, stop_requests
+from marl.terminal import Interrupted, progress_bar, say, say_how_to_go_on, say_where, stop_requests
 from marl.types import UserError
 
 PARTS = "parts"
@@ -113,7 +122,8 @@ def resume(folder: Path, steps: int | None, progress: bool, address: str | None 
             recipe = extended(recipe, steps, max(map(_reached, folders(folder))))
             write_config(folder, {**read_config(folder), **recipe.to_json()})
         if progress:
-            say("going on from " + _steps([_reached(part) for part in folders(folder)]))
+            reached = [_reached(part) for part in folders(folder)]
+            say_where(_steps(reached), min(reached) >= recipe.loop.steps)
         _run(engine, folder, recipe, progress)
     return folder
 
@@ -230,7 +240,7 @@ def _run(engine: Engine, folder: Path, recipe: Recipe, progress: bool) -> None:
         gather(folder)
         if failures:
             first = failures[min(failures)]
-            raise type(first)(f"{first}; to go on with what is saved: marl resume {folder}")
+            raise type(first)(f"{first}; to go on with what is saved: {resume_command(folder)}")
         if unfinished:
             raise Interrupted(f"stopped at {_steps([_reached(part) for part in folders(folder)])}, everything saved")
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import logging
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,8 +61,8 @@ def plot(runs: Sequence[Path], out: Path, metric: str = "eval/return_mean") -> C
     by position; a single seed has no band. Curves are compared on the steps that every seed of a group reached.
 
     Args:
-        runs: run folders.
-        out: the PNG.
+        runs: run folders; of one that workers share, what its parts have recorded.
+        out: the PNG; its name ends so.
         metric: a name in ``marl.log.METRICS``; the member's value is drawn.
 
     Raises:
@@ -86,14 +87,22 @@ def plot(runs: Sequence[Path], out: Path, metric: str = "eval/return_mean") -> C
 def _seeds(run: Path, metric: str) -> Iterator[_Seed]:
     config = read_training(run)
     curves: dict[str, dict[int, float]] = {}
-    for row in read_metrics(run):
+    for row in itertools.chain.from_iterable(map(read_metrics, _sources(run, config))):
         if row["metric"] == metric and not row["agent"]:
             curves.setdefault(row["member"], {})[int(row["step"])] = float(row["value"])
+    if not curves and metric.startswith("eval/") and config.get("loop", {}).get("eval_every") == 0:
+        raise UserError(f"{run} records no {metric}, with --eval-every 0; choose another, --metric train/return_mean")
     if not curves:
         raise UserError(f"{run} has not recorded {metric} yet")
     for member, curve in curves.items():
         steps = np.array(sorted(curve), dtype=np.float64)
         yield _Seed(member_settings(config, member), steps, np.array([curve[int(step)] for step in steps]))
+
+
+def _sources(run: Path, config: Mapping[str, Any]) -> list[Path]:
+    """Where a run's numbers are newest: in its parts, where workers share it, or in the run itself."""
+    places = [run / "parts" / part for part in config.get("parts", {})]
+    return [place for place in places if (place / CSV).exists()] or [run]
 
 
 def read_metrics(run: Path) -> Iterator[dict[str, str]]:

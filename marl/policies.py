@@ -98,8 +98,8 @@ def policy_of(learner: Learner, spec: EnvSpec, member: int, agent: int) -> Polic
     """One agent's part of its member's stacked networks.
 
     What is the same at every step goes into the weights: inputs and actions that are padding are left out, a shared
-    network's knowledge of whose turn it is joins the first bias, and a network that reads bytes, divided by 255, has its
-    first weights divided instead.
+    network's knowledge of whose turn it is joins the first bias, and a network that reads bytes, divided by 255, has
+    its first weights divided instead.
 
     Raises ``UserError`` for a learner that is none of this package's.
     """

@@ -7,7 +7,9 @@ import errno
 import fcntl
 import json
 import os
+import shlex
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -32,6 +34,13 @@ def _drop_locks() -> None:
 os.register_at_fork(after_in_child=_drop_locks)
 
 
+def to_make(name: str | Path) -> Path:
+    """The folder that ``--run`` names; raises ``UserError`` for no name, which is not the present folder."""
+    if name == "":
+        raise UserError("run: expected a folder to make, got ''")
+    return Path(name)
+
+
 def new_run(algorithm: str, environment: str, folder: Path | None = None) -> Path:
     """Make the folder of a new run.
 
@@ -51,13 +60,13 @@ def new_run(algorithm: str, environment: str, folder: Path | None = None) -> Pat
                 candidate.mkdir(parents=True)
                 return candidate
         raise UserError(f"{RUNS / name} and 998 folders like it exist; name one with --run FOLDER")
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file; --run expects a folder that does not exist yet")
-    if (folder / CONFIG).exists():
-        raise UserError(f"{folder} already holds a run; to go on with it: marl resume {folder}")
-    if folder.is_dir() and any(path.name != LOCK for path in folder.iterdir()):
-        raise UserError(f"{folder} is not empty and holds no run; choose a folder that does not exist yet")
     with explain_disk_errors(folder, "the run was not started"):
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{folder} is a file; --run expects a folder that does not exist yet")
+        if (folder / CONFIG).exists():
+            raise UserError(f"{folder} already holds a run; to go on with it: {resume_command(folder)}")
+        if folder.is_dir() and any(path.name != LOCK for path in folder.iterdir()):
+            raise UserError(f"{folder} is not empty and holds no run; choose a folder that does not exist yet")
         folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -117,13 +126,26 @@ def read_training(folder: Path) -> dict[str, Any]:
     if "experiment" in config:
         raise UserError(
             f"{folder} is a run of the experiment {config['experiment']}, expected one of marl train; "
-            f"its numbers are in {folder / 'results.csv'}; marl resume {folder} goes on with it and draws its picture"
+            f"its numbers are in {folder / 'results.csv'}; "
+            f"{resume_command(folder)} goes on with it and draws its picture"
         )
     return config
 
 
+def resume_command(folder: Path) -> str:
+    """What a user types to go on with a run."""
+    return shlex.join(["marl", "resume", str(folder)])
+
+
+def watch_command(folder: Path) -> str:
+    """What a user types to see a run's curves."""
+    return shlex.join(["tensorboard", "--logdir", str(folder / "tensorboard")])
+
+
 def _nearby(folder: Path) -> str:
-    """The newest run beside or below the folder that the user named, as the end of a sentence."""
+    """The run that the folder is in, or else the newest beside or below it, as the end of a sentence."""
+    if folder.exists() and (around := [parent for parent in folder.parents if (parent / CONFIG).exists()]):
+        return f"; it is inside the run {around[0]}"
     found = [c for parent in {folder, folder.parent, RUNS} for c in parent.glob(f"*/{CONFIG}")]
     return f"; the newest run there is {max(found, key=lambda c: c.stat().st_mtime).parent}" if found else ""
 
@@ -147,6 +169,18 @@ def write_atomically(path: Path, data: bytes) -> None:
         os.close(folder)
 
 
+def check_target(path: Path, ending: str) -> None:
+    """Make the folder of a file that is to be written later; raises ``UserError`` where it cannot be written."""
+    if path.suffix.lower() != ending:
+        raise UserError(f"{path}: expected a file whose name ends in {ending}")
+    with explain_disk_errors(path.absolute().parent, f"{path.name} cannot be written"):
+        if path.is_dir():
+            raise UserError(f"{path} is a folder, expected a file whose name ends in {ending}")
+        with contextlib.suppress(FileExistsError):  # a file of that name: the next line says so
+            path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+
+
 @contextlib.contextmanager
 def explain_disk_errors(folder: Path, consequence: str) -> Iterator[None]:
     """Turn the errors that only the user can mend (no space, no permission, ...) into a ``UserError`` of one line.
@@ -159,7 +193,7 @@ def explain_disk_errors(folder: Path, consequence: str) -> Iterator[None]:
         yield
     except OSError as error:
         full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        place = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
+        place = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
         if error.errno not in (*full, *place):
             raise
         free = f" ({size(free_space(folder))} free)" if error.errno in full else ""

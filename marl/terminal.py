@@ -11,6 +11,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from marl.runfolder import resume_command
+
 
 class Interrupted(KeyboardInterrupt):
     """The user (or the machine's scheduler) asked the run to stop; its state has been saved."""
@@ -44,7 +46,12 @@ def say_how_to_go_on(folder: Path) -> Iterator[None]:
     try:
         yield
     except Interrupted as stop:
-        raise Interrupted(f"{stop}; go on with: marl resume {folder}") from None
+        raise Interrupted(f"{stop}; go on with: {resume_command(folder)}") from None
+
+
+def say_where(place: str, finished: bool) -> None:
+    """Say from which step or steps a run goes on, or that they are its end."""
+    say(f"finished at {place}; --steps gives it a later end" if finished else f"going on from {place}")
 
 
 class Bar(tqdm):

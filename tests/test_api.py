@@ -77,6 +77,30 @@ def test_a_team_with_discrete_actions_answers_with_indices():
     assert [type(a) for a in actions] == [int, int] and actions[0] in range(2) and actions[1] in range(3)
 
 
+def test_a_mask_is_refused_by_a_team_that_has_no_such_input():
+    folder = marl.train("maddpg", "probe/heterogeneous", steps=2, env={"continuous": False}, **SMALL)
+    with pytest.raises(UserError, match=r"^avail: this policy has no such input, in probe/heterogeneous every action"):
+        marl.load(folder).act([[0.5], [1.0, 0.5, 0.5]], avail=[[1, 0], [0, 1, 1]])
+
+
+def test_a_member_may_be_named_and_what_is_neither_name_nor_number_is_one_line():
+    folder = marl.train("maddpg", "probe/team", steps=2, seeds=(5, 7), **SMALL)
+    for member in ("seed=7", "1", 1):
+        assert marl.load(folder, member).name == "seed=7"
+        assert marl.evaluate(folder, 1, member=member)["episodes"] == 1
+    for use, answer in (
+        (lambda: marl.evaluate(folder, member="seed=77"), "member seed=77: no such member; did you mean 'seed=7'?"),
+        (lambda: marl.load(folder, member=0.5), "member: expected int or str, got 0.5"),
+        (lambda: marl.load(folder, member="2"), "member: expected 0 to 1, got 2"),
+        (lambda: marl.evaluate(folder, episodes="2"), "episodes: expected int, got '2'"),
+        (lambda: marl.resume(folder, steps="9"), "steps: expected int, got '9'"),
+        (lambda: marl.train("maddpg", "probe/team", run=""), "run: expected a folder to make, got ''"),
+    ):
+        with pytest.raises(UserError) as caught:
+            use()
+        assert str(caught.value) == answer
+
+
 def test_a_wrong_observation_is_named():
     team = marl.load(marl.train("ddpg", "probe/heterogeneous", steps=2, **SMALL))
     for obs, answer in (

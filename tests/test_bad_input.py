@@ -8,6 +8,7 @@ import pytest
 from run_tools import content, refused
 
 import marl.api
+from marl.cli import main
 from marl.runfolder import lock
 from marl.types import UserError
 
@@ -82,7 +83,11 @@ WRONG_VALUES = [
     ("--sweep reciprocity.kappa=.5,1.5", "reciprocity.kappa: expected a number from 0 to 1, got 1.5"),
     ("--sweep reciprocity.kappa=.5,x", "--sweep reciprocity.kappa: expected float, got 'x'"),
     ("--sweep gamma=.9,-1", "gamma: expected a number from 0 to 1, got -1.0"),
-    ("--sweep gamma", "expected FIELD=V,V,..."),
+    ("--sweep gamma", "--sweep gamma: expected FIELD=V,V,..., got no values; gamma=V1,V2 for example"),
+    ("--sweep kapa", "expected FIELD=V,V,... of a field that may be swept; "),
+    ("--run=", "run: expected a folder to make, got ''"),
+    (f"--run {'x' * 300}", "File name too long: the run was not started"),
+    ("--copies 100000000000000", "out of memory: asked for "),
     ("--env.local_ratio x", "--env.local-ratio: expected float or none, got 'x'"),
     ("--env.local_ratio 7", "local_ratio: expected a number from 0 to 1, got 7.0"),
 ]
@@ -241,6 +246,14 @@ def test_an_existing_run_is_not_overwritten(run, capsys):
     assert content(run) == before
 
 
+@pytest.mark.parametrize("inside", ["checkpoints", "config.json", "tensorboard/seed=0"])
+def test_a_place_inside_a_run_is_answered_with_that_run(inside, run, capsys, tmp_path):
+    (tmp_path / "another").mkdir()
+    (tmp_path / "another" / "config.json").write_text("{}")
+    line = refused(capsys, "resume", run / inside)
+    assert line == f"{run / inside} holds no run: it has no config.json; it is inside the run {run}"
+
+
 @pytest.mark.parametrize("command", ["resume", "evaluate", "plot"])
 def test_a_folder_without_a_run_is_answered_with_the_nearest_that_is_one(command, run, capsys, tmp_path):
     assert f"holds no run: it has no config.json; the newest run there is {run}" in refused(
@@ -260,6 +273,48 @@ def test_a_video_of_what_cannot_be_drawn_is_one_line(run, capsys, tmp_path):
     line = refused(capsys, "evaluate", run, "--episodes", "1", "--video", tmp_path / "film.mp4")
     assert line == "probe/team cannot be drawn"
     assert not (tmp_path / "film.mp4").exists()
+
+
+@pytest.mark.parametrize("command, ending", [("evaluate --video", "mp4"), ("plot --out", "png")])
+def test_a_picture_that_cannot_be_written_is_one_line_before_anything_is_played(
+    command, ending, run, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(marl.api, "_evaluate", None)  # plays
+    (tmp_path / f"folder.{ending}").mkdir()
+    wanted, (command, option) = f"expected a file whose name ends in .{ending}", command.split()
+    for name, answer in (
+        ("x.gif", f"x.gif: {wanted}"),
+        ("x", f"x: {wanted}"),
+        (f"folder.{ending}", f"folder.{ending} is a folder, {wanted}"),
+        (f"run/config.json/x.{ending}", f"{run / 'config.json'}: Not a directory: x.{ending} cannot be written"),
+    ):
+        assert refused(capsys, command, run, option, name) == answer
+    assert wanted in refused(capsys, command, run, option, "")
+    assert {path.name for path in tmp_path.iterdir()} == {"run", f"folder.{ending}"}
+
+
+def test_the_numbers_are_told_where_the_film_cannot_be_written(run, capsys, tmp_path, monkeypatch):
+    class Film:
+        def __init__(self, member, copies):
+            pass
+
+        def __call__(self, env, running):
+            pass
+
+        def write(self, path):
+            raise UserError("the disk is full")
+
+    monkeypatch.setattr(marl.api, "Film", Film)
+    capsys.readouterr()
+    assert main(["evaluate", str(run), "--episodes", "2", "--video", "x.mp4"]) == 2
+    out, err = capsys.readouterr()
+    assert out.startswith("seed=0: ") and out.count("\n") == 1 and err == "marl: the disk is full\n"
+
+
+def test_episodes_for_which_there_is_no_memory_are_one_line(run, capsys):
+    # 2 agents, 10^14 episodes: a float32 each is 800 TB or more.
+    line = refused(capsys, "evaluate", run, "--episodes", "100000000000000")
+    assert line.startswith("out of memory: asked for ") and line.endswith("--buffer-size or --episodes needs less")
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from marl.envs.mpe.options import MpeOptions
 from marl.loop import LoopConfig
 from marl.plot import read_metrics
 from marl.runfolder import read_config
+from marl.terminal import Interrupted, say_how_to_go_on
 
 TEAM = ("train", "maddpg", "probe/team", *SMALL, "--steps", "60")
 
@@ -52,6 +53,25 @@ def test_train_says_before_and_after_and_ends_with_the_folder(capsys, tmp_path):
     assert sorted(p.name for p in (tmp_path / "here").iterdir() if p.name != ".lock") == [
         *("checkpoints", "config.json", "metrics.csv", "tensorboard")
     ]
+
+
+def test_lines_to_copy_are_quoted_for_the_shell(capsys):
+    lines = out(capsys, *TEAM, "--eval-every", "0", "--run", "a run").splitlines()
+    assert lines == ["watch: tensorboard --logdir 'a run/tensorboard'", "run: a run"]
+    assert main([*TEAM, "--run", "a run"]) == 2
+    assert capsys.readouterr().err.endswith("to go on with it: marl resume 'a run'\n")
+    with (
+        pytest.raises(Interrupted, match=r"^stopped; go on with: marl resume 'a run'$"),
+        say_how_to_go_on(Path("a run")),
+    ):
+        raise Interrupted("stopped")
+
+
+def test_a_run_that_is_finished_says_so_and_how_it_gets_a_later_end(run, capsys):
+    assert main(["resume", str(run)]) == 0
+    assert "finished at step 100; --steps gives it a later end" in capsys.readouterr().err
+    assert main(["resume", str(run), "--steps", "110"]) == 0
+    assert "going on from step 100\n" in capsys.readouterr().err
 
 
 def test_without_a_folder_the_run_is_named_by_algorithm_environment_and_time(capsys, tmp_path):

@@ -139,6 +139,33 @@ def test_damaged_rows_are_passed_over(damage, tmp_path):
     assert (row.step, row.estimate) == (200, 4.0)
 
 
+def test_a_run_that_never_evaluates_names_a_metric_that_it_has(tmp_path):
+    run = make_run(tmp_path / "r", [4.0])
+    write_config(run, read_config(run) | {"loop": {"eval_every": 0}})
+    (run / "metrics.csv").write_text("step,member,metric,agent,unit,value\n")
+    with pytest.raises(UserError, match=r"records no eval/return_mean, with --eval-every 0; .* --metric train/return_"):
+        plot([run], tmp_path / "c.png")
+
+
+@pytest.mark.parametrize("gathered", [False, True])
+def test_what_workers_that_share_a_run_have_recorded_is_drawn_before_and_after_it_is_gathered(gathered, tmp_path):
+    """Member m0 is in part 0 and m1 in part 1, which no worker has begun; what was gathered ends at step 100."""
+    run = make_run(tmp_path / "r", [1.0, 2.0], steps=(0, 100))
+    write_config(run, read_config(run) | {"parts": {"0": ["m0"], "1": ["m1"]}})
+    (run / "parts").mkdir()
+    make_run(run / "parts" / "0", [4.0])
+    if not gathered:
+        (run / "metrics.csv").unlink()
+    (row,) = plot([run], tmp_path / "c.png").table
+    assert (row.n, row.step, row.estimate) == (1, 200, 4.0)
+
+
+@pytest.mark.filterwarnings("error")
+def test_letters_that_the_font_lacks_are_no_matter_for_the_terminal(tmp_path):
+    run = make_run(tmp_path / "\u65e5\u672c", [4.0])
+    assert plot([run], tmp_path / "c.png").path.exists()
+
+
 def test_trouble_is_one_line_that_names_the_nearest_choice(tmp_path):
     run = make_run(tmp_path / "r", [4.0])
     with pytest.raises(UserError, match="no metric 'eval/return'; did you mean 'eval/return_"):

@@ -217,7 +217,7 @@ def test_what_is_no_whole_number_or_too_large_to_be_exact_is_refused(text):
 def test_a_member_may_be_filmed_by_name_or_number(monkeypatch, capsys):
     members = [SimpleNamespace(name="kappa=0.0,seed=0"), SimpleNamespace(name="kappa=0.5,seed=0")]
     asked = []
-    monkeypatch.setattr("marl.recipe.recipe_of", lambda folder: SimpleNamespace(members=members))
+    monkeypatch.setattr(api, "recipe_of", lambda folder: SimpleNamespace(members=members))
     monkeypatch.setattr("marl.lifelong_cli.is_lifelong", lambda folder: False)
     monkeypatch.setattr(api, "evaluate", lambda run, episodes, video, member: asked.append(member) or {"members": []})
     for member in ("kappa=0.5,seed=0", "1", "0"):

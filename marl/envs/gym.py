@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import importlib
+import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -106,10 +107,30 @@ class GymCopy:
     def render(self) -> np.ndarray:
         if self.env.render_mode != "rgb_array":
             raise UserError(f"{self.spec.id} has no render mode 'rgb_array', so it cannot be drawn")
-        return np.asarray(self.env.render())
+        return draw(self.spec.id, self.env.unwrapped, self.env.render)
 
     def close(self) -> None:
         self.env.close()
+
+
+def draw(id: str, world: Any, render: Callable[[], Any]) -> np.ndarray:
+    """The picture ``[height, width, 3]`` uint8 that ``render`` makes of ``world``, an unwrapped environment.
+
+    Raises:
+        UserError: MuJoCo has no OpenGL, which without a display it has with ``MUJOCO_GL=egl`` alone.
+    """
+    if not hasattr(world, "mujoco_renderer"):
+        return np.asarray(render())
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None  # a viewer that was never whole fails to end as well
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # GLFW says in its own words that there is no display
+            return np.asarray(render())
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+    finally:
+        sys.unraisablehook = hook
+    raise UserError(f"{id} cannot be drawn; without a display set MUJOCO_GL=egl ({reason})")
 
 
 class ActionMap:

@@ -16,7 +16,7 @@ import numpy as np
 
 from marl.config import suggestion
 from marl.envs.base import EnvSpec, VectorEnv
-from marl.envs.gym import ActionMap, box_size, check_limit
+from marl.envs.gym import ActionMap, box_size, check_limit, draw
 from marl.envs.mujoco import load_world, save_world
 from marl.envs.packing import generator_state, load_generator
 from marl.envs.workers import make_copies
@@ -102,7 +102,7 @@ class MaMuJoCoCopy:
         load_world(self.world, state["world"])
 
     def render(self) -> np.ndarray:
-        return np.asarray(self.env.render())
+        return draw(self.spec.id, self.world, self.env.render)
 
     def close(self) -> None:
         self.env.close()

@@ -10,7 +10,8 @@ import pickle
 import signal
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -52,6 +53,20 @@ class Lost(Exception):
     """A worker process died or hung; the message says which."""
 
 
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """What is started inside is not ended by Ctrl-C: the fork server has no handler of its own before it has torch."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # else the start would do it, and let interrupts through
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
 class Worker:
     """A process that holds a ``LocalPool`` and answers calls of its methods."""
 
@@ -59,7 +74,8 @@ class Worker:
         here, there = _CONTEXT.Pipe()
         self.connection = here
         self.process = _CONTEXT.Process(target=_serve, args=(there, dumps((build, list(seeds)))), daemon=True)
-        self.process.start()
+        with _interrupts_held():
+            self.process.start()
         there.close()  # so that the end of the process is the end of the pipe
 
     def send(self, method: str, *arguments: Any) -> None:

@@ -122,3 +122,15 @@ def test_mistakes_are_one_line() -> None:
         make_env("mamujoco/Ant-2x4", options={"max_episode_steps": 0})
     with pytest.raises(UserError, match="has 2 agents, not 3"):
         make_env("mamujoco/Ant-2x4", agents=3)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_drawing_without_opengl_is_one_line_that_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MUJOCO_GL", "")
+    env = make_env("mamujoco/Hopper-3x1")
+    env.reset()
+    with pytest.raises(
+        UserError, match=r"^mamujoco/Hopper-3x1 cannot be drawn; without a display set MUJOCO_GL=egl \("
+    ) as caught:
+        env.render()
+    assert "\n" not in str(caught.value)

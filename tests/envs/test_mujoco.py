@@ -127,3 +127,15 @@ def test_mistakes_are_one_line() -> None:
     small, large = make_env("mujoco/Hopper-v5"), make_env("mujoco/Ant-v5")
     with pytest.raises(UserError, match="this MuJoCo state has"):
         large.load_state_dict(small.state_dict())
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_drawing_without_opengl_is_one_line_that_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MUJOCO_GL", "")
+    env = make_env("mujoco/Hopper-v5")
+    env.reset()
+    with pytest.raises(
+        UserError, match=r"^mujoco/Hopper-v5 cannot be drawn; without a display set MUJOCO_GL=egl \("
+    ) as caught:
+        env.render()
+    assert "\n" not in str(caught.value)

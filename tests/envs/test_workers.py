@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -270,3 +271,30 @@ def test_an_episode_of_an_evaluation_whose_worker_dies_is_played_anew_to_its_end
     assert played.lengths[0].tolist() == [[4, 4], [4, 4]]
     (event,) = played.events
     assert event.startswith("worker 0 of 2")
+
+
+@pytest.mark.skipif("forkserver" not in multiprocessing.get_all_start_methods(), reason="needs a fork server")
+def test_ctrl_c_while_the_first_worker_starts_does_not_end_the_server_that_it_is_forked_from() -> None:
+    """The server is interrupted 0.3 s after its start, while it imports torch."""
+    code = """
+        import os, signal, time
+        from multiprocessing import util
+        from marl.envs.workers import WorkerPool
+        from toy_copies import Toy
+
+        start = util.spawnv_passfds
+
+        def interrupted(path, arguments, descriptors):
+            pid = start(path, arguments, descriptors)
+            if "forkserver" in " ".join(map(str, arguments)):
+                time.sleep(0.3)
+                os.kill(pid, signal.SIGINT)
+            return pid
+
+        util.spawnv_passfds = interrupted
+        WorkerPool(Toy, [0], 1).close()
+    """
+    place = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    ended = subprocess.run(command, env=place, capture_output=True, text=True, timeout=300)
+    assert (ended.returncode, ended.stderr) == (0, "")
