@@ -327,7 +327,7 @@ class Off:
     def __call__(self, values: Any, states: Tensor, real: Tensor | None = None) -> Tensor:
         return values.own(states)
 
-    def metrics(self) -> dict[str, Tensor]:
+    def metrics(self, real: Tensor | None = None) -> dict[str, Tensor]:
         return {}
 
     def state_dict(self) -> State:
