@@ -49,7 +49,7 @@ def hollow(monkeypatch):
     monkeypatch.setattr("marl.export.export", lambda *_: SimpleNamespace(folder=Path("runs/x"), files=[], script=""))
     monkeypatch.setattr("marl.plot.plot", lambda *_, **__: SimpleNamespace(table=[], path=""))
     monkeypatch.setattr(cli, "_finish", lambda *_: None)
-    monkeypatch.setattr(cli, "_member", lambda *_: 0)
+    monkeypatch.setattr(api, "member_number", lambda *_: 0)
     monkeypatch.setattr(cli, "_is_experiment", lambda folder: "classic" in str(folder))
     monkeypatch.setattr(lifelong_cli, "is_lifelong", lambda folder: "lifelong" in str(folder))
     for name in ("evaluate", "plot"):
