@@ -204,9 +204,9 @@ def member_number(run: str | Path, member: int | str, what: str = "member") -> i
         UserError: neither a name of the run's nor a number; ``what`` was given, in the words of the message.
     """
     member = cfg.checked(what, int | str, member)
-    names = [each.name for each in recipe_of(Path(run)).members]
     if isinstance(member, int):
         return member
+    names = [each.name for each in recipe_of(Path(run)).members]
     if member not in names and not member.lstrip("-").isdecimal():
         raise UserError(f"{what} {member}: no such member{cfg.suggestion(member, names)}")
     return names.index(member) if member in names else int(member)
@@ -218,7 +218,10 @@ def _evaluate(folder: Path, episodes: int, film: Film | None) -> tuple[int, list
     evaluator = Evaluator(lambda: recipe.make_env(episodes, purpose="eval"))
     with contextlib.closing(evaluator):
         step, learner = load_learner(folder, recipe, evaluator.env.spec)
-        metrics = evaluator(learner, film).metrics()
+        played = evaluator(learner, film)
+    for event in played.events:
+        say(f"evaluation: {event}")
+    metrics = played.metrics()
     means = metrics["eval/return_mean"].mean(1).tolist()
     errors = [None if np.isnan(error) else error for error in metrics["eval/return_stderr"].tolist()]
     names = evaluator.env.spec.outcomes

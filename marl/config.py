@@ -14,8 +14,6 @@ import typing
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple, TypeVar
 
-import numpy as np
-
 from marl.types import UserError
 
 T = TypeVar("T")
@@ -139,7 +137,7 @@ def checked(name: str, kind: Any, value: Any) -> Any:
 
     A list becomes a tuple, NumPy's numbers become Python's, and a whole number for a float a float.
     """
-    value = plain(value)
+    value = _plain(value)
     if not _fits(kind, value):
         raise UserError(f"{name}: expected {describe(kind)}, got {value!r}")
     return _held(kind, value)
@@ -155,13 +153,10 @@ def _held(kind: Any, value: Any) -> Any:
     return float(value) if kind is float else value
 
 
-def plain(value: Any) -> Any:
-    """Lists and arrays as tuples, NumPy's numbers as Python's; anything else as it is."""
-    if isinstance(value, np.ndarray):
-        value = value.tolist()
-    if isinstance(value, list | tuple):
-        return tuple(map(plain, value))
-    return value.item() if isinstance(value, np.generic) else value
+def _plain(value: Any) -> Any:
+    """Lists and arrays as tuples, NumPy's numbers (known by their method: it is not imported) as Python's."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
 
 
 def _fits(kind: Any, value: Any) -> bool:

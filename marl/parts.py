@@ -35,6 +35,7 @@ from marl.plot import read_metrics
 from marl.recipe import Recipe, explain, recipe_of
 from marl.runfolder import (
     CONFIG,
+    PARTS,
     explain_disk_errors,
     lock,
     new_run,
@@ -46,8 +47,6 @@ from marl.runfolder import (
 from marl.session import about, begin, extended, read_recipe, reopen, set_threads
 from marl.terminal import Interrupted, progress_bar, say, say_how_to_go_on, say_where, stop_requests
 from marl.types import UserError
-
-PARTS = "parts"
 
 SECONDS = 1.0
 """How long a worker trains before it is asked again; a stop request waits that long."""

@@ -15,7 +15,7 @@ import numpy as np
 from marl.config import suggestion
 from marl.drawing import band_style, line_style, new_figure, save, tidy, write_caption
 from marl.log import COLUMNS, CSV, METRICS, member_settings
-from marl.runfolder import read_training
+from marl.runfolder import PARTS, read_training
 from marl.stats import Array, bootstrap, common_grid, iqm
 from marl.types import UserError
 
@@ -101,7 +101,7 @@ def _seeds(run: Path, metric: str) -> Iterator[_Seed]:
 
 def _sources(run: Path, config: Mapping[str, Any]) -> list[Path]:
     """Where a run's numbers are newest: in its parts, where workers share it, or in the run itself."""
-    places = [run / "parts" / part for part in config.get("parts", {})]
+    places = [run / PARTS / part for part in config.get("parts", {})]
     return [place for place in places if (place / CSV).exists()] or [run]
 
 

@@ -34,6 +34,10 @@ def _drop_locks() -> None:
 os.register_at_fork(after_in_child=_drop_locks)
 
 
+PARTS = "parts"
+"""Where the parts of a run that workers share are, in its folder."""
+
+
 def to_make(name: str | Path) -> Path:
     """The folder that ``--run`` names; raises ``UserError`` for no name, which is not the present folder."""
     if name == "":

@@ -60,8 +60,8 @@ class DDPG:
 
     def __init__(self, spec: EnvSpec, configs: Sequence[DDPGConfig], seeds: Sequence[int]) -> None:
         require_continuous("ddpg", spec)
-        config, self.spec = configs[0], spec
-        self.config = config
+        self.config = config = configs[0]
+        self.spec = spec
         self.gamma, self.tau, self.noise = (per_member(configs, name) for name in ("gamma", "tau", "noise"))
         init = Streams(seeds, "init")
         n = spec.n_agents

@@ -60,8 +60,8 @@ class DVM:
     def __init__(
         self, spec: EnvSpec, configs: Sequence[DVMConfig], seeds: Sequence[int], teachers: Sequence[Teacher] = ()
     ) -> None:
-        config, self.spec = configs[0], spec
-        self.config = config
+        self.config = config = configs[0]
+        self.spec = spec
         for what, sizes in (("observations", spec.obs_sizes), ("actions", spec.action_sizes)):
             if len(set(sizes)) > 1:
                 each = ", ".join(map(str, sizes))

@@ -64,8 +64,8 @@ class MADDPG:
     memory_size = 0
 
     def __init__(self, spec: EnvSpec, configs: Sequence[MADDPGConfig], seeds: Sequence[int]) -> None:
-        config, self.spec = configs[0], spec
-        self.config = config
+        self.config = config = configs[0]
+        self.spec = spec
         self.gamma, self.tau, self.noise = (per_member(configs, name) for name in ("gamma", "tau", "noise"))
         self.epsilon, self.action_l2 = per_member(configs, "epsilon"), per_member(configs, "action_l2")
         init = Streams(seeds, "init")

@@ -115,8 +115,8 @@ class MAPPO:
     Buffer = Rollout
 
     def __init__(self, spec: EnvSpec, configs: Sequence[MAPPOConfig], seeds: Sequence[int]) -> None:
-        config, self.spec = configs[0], spec
-        self.config = config
+        self.config = config = configs[0]
+        self.spec = spec
         if spec.independent and config.critic == "central":
             raise UserError(
                 f"mappo: the {spec.n_agents} agents of {spec.id} play copies of their own, so nothing is central; "

@@ -76,8 +76,8 @@ class QMIX:
     Buffer = Episodes
 
     def __init__(self, spec: EnvSpec, configs: Sequence[QMIXConfig], seeds: Sequence[int]) -> None:
-        config, self.spec = configs[0], spec
-        self.config = config
+        self.config = config = configs[0]
+        self.spec = spec
         require_team_of_discrete_actions(spec)
         self.action_mask = spec.action_mask
         if config.recurrent and not config.hidden:

@@ -63,8 +63,8 @@ class TD3:
 
     def __init__(self, spec: EnvSpec, configs: Sequence[TD3Config], seeds: Sequence[int]) -> None:
         require_continuous("td3", spec)
-        config, self.spec = configs[0], spec
-        self.config = config
+        self.config = config = configs[0]
+        self.spec = spec
         self.gamma, self.tau, self.noise = (per_member(configs, name) for name in ("gamma", "tau", "noise"))
         self.target_noise = per_member(configs, "target_noise").unsqueeze(-1)
         self.target_noise_clip = per_member(configs, "target_noise_clip").unsqueeze(-1)
