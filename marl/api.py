@@ -16,7 +16,7 @@ from torch import Tensor
 
 from marl import config as cfg
 from marl import parts
-from marl.evaluation import Evaluator, Film
+from marl.evaluation import Evaluator, Film, NotFilmed
 from marl.log import METRICS
 from marl.loop import Training
 from marl.loop import train as run_loop
@@ -147,14 +147,6 @@ def _bar(training: Training, progress: bool) -> Iterator[Callable[..., None]]:
 
     with contextlib.closing(bar):
         yield show
-
-
-class NotFilmed(UserError):
-    """The episodes were played and only their film could not be written; ``result`` is what ``evaluate`` returns."""
-
-    def __init__(self, message: str, result: dict[str, Any]) -> None:
-        super().__init__(message)
-        self.result = result
 
 
 def evaluate(

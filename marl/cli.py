@@ -223,11 +223,12 @@ def evaluate(arguments: Sequence[str]) -> None:
     if given.task is not None:
         raise UserError(f"--task: {given.run} is no run of marl lifelong, and has one environment")
     from marl import api
+    from marl.evaluation import NotFilmed
 
     member, failure = api.member_number(given.run, given.member or "0", "--member"), None
     try:
         result = api.evaluate(given.run, given.episodes, video, member)
-    except api.NotFilmed as error:
+    except NotFilmed as error:
         result, failure = error.result, error
     _print_scores(result, given.json)
     if failure is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import json
 import math
 import types
 import typing
@@ -141,6 +142,17 @@ def checked(name: str, kind: Any, value: Any) -> Any:
     if not _fits(kind, value):
         raise UserError(f"{name}: expected {describe(kind)}, got {value!r}")
     return _held(kind, value)
+
+
+def as_json(name: str, value: Any) -> Any:
+    """``value`` as JSON gives it back: lists for tuples and arrays, NumPy's numbers as Python's.
+
+    Raises ``UserError`` for what JSON does not hold; ``name`` is the setting's.
+    """
+    try:
+        return json.loads(json.dumps(value, default=lambda part: part.tolist()))
+    except (AttributeError, TypeError, ValueError):
+        raise UserError(f"{name}: expected numbers, texts, lists or mappings of these, got {value!r}") from None
 
 
 def _held(kind: Any, value: Any) -> Any:

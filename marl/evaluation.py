@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -104,6 +104,14 @@ class Evaluator:
 
     def close(self) -> None:
         self.env.close()
+
+
+class NotFilmed(UserError):
+    """The episodes were played and only their film could not be written; ``result`` is what else was asked for."""
+
+    def __init__(self, message: str, result: Any) -> None:
+        super().__init__(message)
+        self.result = result
 
 
 class Film:

@@ -41,12 +41,19 @@ def plot(folders: Sequence[Path], out: Path, as_json: bool) -> None:
 
 def evaluate(folder: Path, episodes: int, video: Path | None, task: str | None, as_json: bool) -> None:
     """Let the agents play, and print what each earned on each task."""
+    from marl.evaluation import NotFilmed
     from marl.lifelong.evaluate import evaluate as play
 
-    result = play(folder, episodes, video, task)
+    failure = None
+    try:
+        result = play(folder, episodes, video, task)
+    except NotFilmed as error:
+        result, failure = error.result, error
     if as_json:
         print_json({"run": str(folder), "episodes": episodes, "agents": [score._asdict() for score in result.scores]})
-        return
-    print("\n".join(result.lines()))
-    if video is not None:
+    else:
+        print("\n".join(result.lines()))
+    if failure is not None:
+        raise failure
+    if video is not None and not as_json:
         print(f"video: {video} ({result.filmed})")

@@ -136,6 +136,7 @@ class Training:
         self.updates = 0
         self.restarts = 0
         self.lost = 0
+        self.evaluation_due = True  # the first one comes before the first step
         self.view = view
 
     def act(self, view: View) -> Acted:
@@ -181,7 +182,7 @@ class Training:
     def state_dict(self) -> State:
         counters = {name: getattr(self, name) for name in ("steps", "updates", "restarts", "lost", "metrics")}
         view = {name: x.clone() for name, x in self.view._asdict().items() if x is not None}
-        return {**save_parts(self, self.PARTS), "view": view, **counters}
+        return {**save_parts(self, self.PARTS), "view": view, "evaluation_due": self.evaluation_due, **counters}
 
     def load_state_dict(self, state: State) -> None:
         """Go on where ``state_dict`` was taken; ``buffer.restore`` must follow.
@@ -196,6 +197,7 @@ class Training:
         self.view = View(**state["view"])
         for name in ("steps", "updates", "restarts", "lost", "metrics"):
             setattr(self, name, state[name])
+        self.evaluation_due = state.get("evaluation_due", self.steps == 0)  # older checkpoints do not say
 
     def restart_episodes(self) -> None:
         """Begin new episodes: what remains to do on resume where an environment's state cannot be restored.
@@ -237,6 +239,8 @@ def train(
     on_event: Callable[[str], None],
 ) -> None:
     """Run until ``config.steps``; whatever is due at a step happens in the order learn, log, evaluate, save.
+
+    A stop request breaks an evaluation off; it is played whole as the run goes on.
 
     Args:
         training: where to go on from; it has been saved there.
@@ -280,19 +284,34 @@ def advance(
     def save() -> None:
         checkpoints.save(training.steps, training.state_dict(), training.buffer)
 
-    def evaluate() -> dict[str, Tensor]:
-        if evaluator is None:
-            return {}
-        with watch.time("eval"):
-            played = evaluator(training.learner)
-        for event in played.events:
-            on_event(f"evaluation: {event}")
-        require_finite(played.returns, "evaluation return", training.steps, env.spec.agents)
-        watch.work["eval"] += float(played.lengths.mean(1).sum())
-        return played.metrics()
+    def heed(*_: object) -> None:
+        if stop:
+            raise _BrokenOff
 
-    if training.steps == 0:
-        training.recorder.write(0, evaluate())
+    def evaluate() -> dict[str, Tensor]:
+        """Play and log what is due; nothing, and it stays due, if a stop is requested meanwhile."""
+        result: dict[str, Tensor] = {}
+        if evaluator is not None:
+            try:
+                with watch.time("eval"):
+                    played = evaluator(training.learner, heed)
+            except _BrokenOff:
+                return {}
+            for event in played.events:
+                on_event(f"evaluation: {event}")
+            require_finite(played.returns, "evaluation return", training.steps, env.spec.agents)
+            watch.work["eval"] += float(played.lengths.mean(1).sum())
+            result = played.metrics()
+        training.recorder.write(training.steps, result)
+        training.evaluation_due = False
+        return result
+
+    if training.evaluation_due:
+        evaluate()
+        if training.evaluation_due:
+            raise _stopped(training)
+        if training.steps:
+            save()
     saved = training.steps
     transitions = interact(env, training.view, training.act)
     while training.steps < config.steps:
@@ -314,18 +333,25 @@ def advance(
             training.recorder.write(training.steps, row)
             training.recorder.flush()
         if passed(config.eval_every, before, training.steps) or training.steps >= config.steps:
-            result = evaluate()
-            training.recorder.write(training.steps, result)
-            news |= result
+            training.evaluation_due = True
+            news |= evaluate()
         stopping = bool(stop)  # a request that comes later waits for the next step's save
         if passed(config.checkpoint_every, before, training.steps) or stopping:
             save()
             saved = training.steps
         yield rates, news
         if stopping:
-            raise Interrupted(f"stopped at step {training.steps}, everything saved")
+            raise _stopped(training)
     if saved < training.steps:
         save()
+
+
+class _BrokenOff(Exception):
+    """A stop was requested in the middle of an evaluation."""
+
+
+def _stopped(training: Training) -> Interrupted:
+    return Interrupted(f"stopped at step {training.steps}, everything saved")
 
 
 def passed(interval: int, before: int, now: int) -> bool:

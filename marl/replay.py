@@ -10,7 +10,7 @@ from torch import Tensor
 
 from marl.envs.base import EnvSpec, Step
 from marl.streams import Streams
-from marl.types import Acted, Batch, Schedule, State, View
+from marl.types import Acted, Batch, Schedule, State, UserError, View
 
 
 class Replay:
@@ -146,11 +146,16 @@ class Replay:
         return self.sample(self.batch_size)
 
     def sample(self, batch_size: int) -> Batch:
-        """``batch_size`` transitions for each member, drawn uniformly with replacement."""
+        """``batch_size`` transitions for each member, drawn uniformly with replacement.
+
+        Raises ``UserError`` if of some member none is left that was not lost.
+        """
         size = len(self)
         pick = self.sampler.integers(size, batch_size)
         row = self._locate(pick)
         while self.any_lost and (bad := self.lost.view(-1)[row]).any():
+            if bad.all(1).any():
+                self._require_some()
             for p in bad.any(1).nonzero().flatten().tolist():  # only these members draw again
                 again = torch.randint(size, (batch_size,), generator=self.sampler.generators[p])
                 pick[p] = torch.where(bad[p], again, pick[p])
@@ -167,6 +172,15 @@ class Replay:
         if self.spec.discrete:
             found["action"] = found["action"].long()
         return Batch(**{name: x.transpose(1, 2) for name, x in found.items()})
+
+    def _require_some(self) -> None:
+        size = len(self)
+        every = self._locate(torch.arange(size).expand(self.members, size))
+        if self.lost.view(-1)[every].all(1).any():
+            raise UserError(
+                f"buffer_size {self.capacity * self.copies}: all {size} transitions in the replay were lost; "
+                "expected a size that outlasts a worker's death"
+            )
 
     def _successors(self, row: Tensor) -> dict[str, Tensor]:
         """What was truly seen next, without the global state: by name ``[P, B, N, *]``; of a stack the newest frame."""

@@ -10,6 +10,7 @@ from run_tools import state
 from tqdm import tqdm
 
 import marl
+from marl.envs import all_options
 from marl.types import UserError
 
 SMALL = {"hidden": (16, 16), "batch_size": 16, "buffer_size": 1000, "threads": 1, "eval_every": 0, "warmup": 30}
@@ -37,6 +38,18 @@ def test_train_resume_and_evaluate_hand_on_a_folder(tmp_path):
     (member,) = result["members"]
     # Four episodes of one step in which both earn the same: at most 1.
     assert member["name"] == "seed=0" and member["mean"] <= 1 and member["standard_error"] >= 0
+
+
+def test_options_that_an_environment_does_not_declare_are_the_same_after_a_resume():
+    settings = {"shape": (2, np.int64(3)), "rate": np.float32(0.5), "table": np.eye(2), "name": "x"}
+    assert all_options("gym/CartPole-v1", settings) == {
+        "shape": [2, 3],
+        "rate": 0.5,
+        "table": [[1.0, 0.0], [0.0, 1.0]],
+        "name": "x",
+    }
+    with pytest.raises(UserError, match=r"^env.world: expected numbers, texts, lists or mappings of"):
+        all_options("gym/CartPole-v1", {"world": object()})
 
 
 def test_a_run_computes_with_the_threads_it_was_trained_with():

@@ -63,8 +63,11 @@ class Learner:
     load_state_dict = None
 
 
-def studio(env_class=Discount, config=None, norm=1.0, copies=1, **loop):
-    """A tape, a training that records on it, and ``roll()``, which runs the loop."""
+def studio(env_class=Discount, config=None, norm=1.0, copies=1, plays=None, **loop):
+    """A tape, a training that records on it, and ``roll()``, which runs the loop.
+
+    ``plays``: for each evaluation the signal that comes in the midst of it, or None.
+    """
     tape = Tape()
 
     class Env(env_class):
@@ -94,8 +97,12 @@ def studio(env_class=Discount, config=None, norm=1.0, copies=1, **loop):
             tape.append(f"save {step}")
 
     class Evaluator:
-        def __call__(self, learner):
+        def __call__(self, learner, on_step):
             tape.append("evaluate")
+            on_step(None, None)
+            if plays is not None and (number := next(plays)):
+                os.kill(os.getpid(), number)
+            on_step(None, None)
             return Evaluation(torch.zeros(1, 1, 1), torch.ones(1, 1, 1), {})
 
     env = Env([0], copies, ProbeOptions())
@@ -329,6 +336,27 @@ def test_a_signal_ends_the_loop_after_the_step_with_everything_saved(number):
         roll(at_five)
     assert tape[-1] == "save 6" and training.steps == 6
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_breaks_an_evaluation_off_which_is_played_whole_as_the_run_goes_on(number):
+    tape, training, roll = studio(steps=4, eval_every=4, checkpoint_every=0, plays=iter([None, number, None]))
+    with pytest.raises(Interrupted, match="stopped at step 4, everything saved"):
+        roll()
+    assert tape[-2:] == ["evaluate", "save 4"] and training.state_dict()["evaluation_due"]
+    tape.clear()
+    roll()
+    assert tape == ["evaluate", "log 4 eval", "save 4"]  # and not once more when the run goes on again
+    tape.clear()
+    roll()
+    assert tape == []
+
+
+def test_a_signal_in_the_first_evaluation_leaves_the_run_where_it_begins():
+    tape, training, roll = studio(steps=4, eval_every=4, checkpoint_every=0, plays=iter([signal.SIGTERM]))
+    with pytest.raises(Interrupted, match="stopped at step 0, everything saved"):
+        roll()
+    assert tape == ["evaluate"] and training.steps == 0 and training.evaluation_due
 
 
 def test_a_second_ctrl_c_does_not_wait():

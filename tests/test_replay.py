@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from marl.checkpoint import Checkpoints
 from marl.envs.base import EnvSpec, Step
 from marl.replay import Replay
-from marl.types import Acted, View
+from marl.types import Acted, UserError, View
 
 P, N, E = 2, 2, 2
 SPEC = EnvSpec("diary", ("a", "b"), (5, 5), (1, 1), discrete=False)
@@ -158,6 +158,16 @@ def test_lost_transitions_are_never_sampled():
     Diary(replay, chance=0.1).run(100, lost=0.3)
     assert replay.lost.any()
     assert lies(replay.sample(1000)) == 0
+
+
+def test_where_all_were_lost_there_is_nothing_to_sample_until_one_comes_that_was_not():
+    replay = make(E)  # one time slot
+    diary = Diary(replay, chance=0.0)
+    diary.run(1, lost=1.0)
+    with pytest.raises(UserError, match=f"^buffer_size {E}: all {E} transitions in the replay were lost; expected a"):
+        replay.sample(10)
+    diary.run(1)
+    assert lies(replay.sample(10)) == 0
 
 
 @settings(max_examples=30, deadline=None)

@@ -200,6 +200,29 @@ def test_a_stop_request_saves_says_so_in_one_line_and_exits_with_130(number, mom
     assert differences(never_stopped("ddpg"), folder) == []
 
 
+def test_so_does_one_in_the_midst_of_an_evaluation(never_stopped, tmp_path):
+    folder = tmp_path / "run"
+
+    def stop_in_the_second():
+        import marl.evaluation
+
+        play, count = marl.evaluation.Evaluator.__call__, [0]
+
+        def stopped(evaluator, learner, on_step):
+            count[0] += 1
+            if count[0] == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return play(evaluator, learner, on_step)
+
+        marl.evaluation.Evaluator.__call__ = stopped
+
+    process = Marl("train", *command("ddpg"), "--run", folder, log=tmp_path / "log", before=stop_in_the_second)
+    assert process.wait() == 130
+    assert Checkpoints(folder / "checkpoints").load().state["evaluation_due"]
+    run_marl("resume", folder, "--quiet", log=tmp_path / "log")
+    assert differences(never_stopped("ddpg"), folder) == []
+
+
 def test_more_steps_go_on_to_where_a_longer_run_would_be(never_stopped, tmp_path):
     folder = tmp_path / "run"
     run_marl("train", *command("maddpg"), "--run", folder, "--steps", "200", log=tmp_path / "log")

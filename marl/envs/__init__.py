@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from marl import registry
-from marl.config import from_json, suggestion, to_json
+from marl.config import as_json, from_json, suggestion, to_json
 from marl.envs.base import EnvSpec, Step, VectorEnv
 from marl.types import UserError
 
@@ -76,9 +76,14 @@ def make_env(
 
 
 def all_options(id: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options given and, where the family declares its own, the defaults of the others; raises as ``make_env``."""
+    """The options given, as JSON gives them back, and the defaults of the others where the family declares its own.
+
+    Raises ``UserError`` for a value that JSON does not hold, and as ``make_env``.
+    """
     _, chosen = _chosen(id, options)
-    return dict(chosen) if isinstance(chosen, Mapping) else to_json(chosen)
+    if isinstance(chosen, Mapping):
+        return {name: as_json(f"env.{name}", value) for name, value in chosen.items()}
+    return to_json(chosen)
 
 
 def evaluation_options(id: str, options: Mapping[str, Any]) -> dict[str, Any]:

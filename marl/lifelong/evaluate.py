@@ -10,7 +10,7 @@ import numpy as np
 
 from marl.classic.results import RESULTS, SEEDS, read_results, read_run
 from marl.config import suggestion
-from marl.evaluation import Film
+from marl.evaluation import Film, NotFilmed
 from marl.lifelong.findings import SHARED, teams
 from marl.lifelong.options import LifelongOptions
 from marl.lifelong.play import mean_returns
@@ -79,8 +79,8 @@ def evaluate(folder: Path, episodes: int, video: Path | None = None, task: str |
         task: play and film this one alone; None: all of the run's.
 
     Raises:
-        UserError: no finished run of ``marl lifelong``, no such task, fewer than one episode, or a film that cannot be
-            written.
+        NotFilmed: a film that cannot be written; its ``result`` is what else is returned.
+        UserError: no finished run of ``marl lifelong``, no such task, or fewer than one episode.
     """
     run = read_run(folder)
     options: LifelongOptions = run.options
@@ -108,7 +108,10 @@ def evaluate(folder: Path, episodes: int, video: Path | None = None, task: str |
     if video is None:
         return Evaluation(scores, "")
     shown = [name for name in _given(folder, *star, options) if name in films] if task is None else [task]
-    _write([films[name] for name in shown], video)
+    try:
+        _write([films[name] for name in shown], video)
+    except UserError as error:
+        raise NotFilmed(str(error), Evaluation(scores, "")) from error
     return Evaluation(scores, f"{star[0]}, seed {star[1]}, agent 0: {', '.join(shown)}")
 
 

@@ -125,6 +125,8 @@ def check(options: LifelongOptions) -> None:
         raise UserError("without_ewc: there is nothing to compare with where ewc is 0")
     if options.identify == "told" and options.threshold is not None:
         raise UserError(f"threshold {options.threshold:g}: expected --identify simnet with it, got told")
+    if options.isolated and options.threshold is not None:
+        raise UserError(f"threshold {options.threshold:g}: expected a hub to use it, got --isolated")
     if options.rehearse > 0 and not int(options.dqn.batch_size * options.rehearse):
         raise UserError(
             f"rehearse: expected 0, or a row or more of a batch of {options.dqn.batch_size}, got {options.rehearse:g}"

@@ -91,7 +91,7 @@ def test_the_findings_sum_the_seeds_up():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"ks": ()}, "expected numbers from 1 on"),
+        ({"ks": ()}, "expected different numbers from 1 on"),
         ({"ks": (1, 60)}, "k = 60 of n = 50 local agents"),
         (
             {"ks": (1, 22)},
@@ -134,9 +134,10 @@ def test_more_agents_for_a_network_than_there_are_is_refused():
         SubsampleDemand(DemandOptions(**TINY, network_ks=(7,)), 0)
 
 
-def test_a_network_is_asked_for_once():
-    with pytest.raises(UserError, match=r"^network_ks: expected different numbers from 1 on, got 2,3,2$"):
-        SubsampleDemand(DemandOptions(**TINY, network_ks=(2, 3, 2)), 0)
+@pytest.mark.parametrize("name", ["ks", "network_ks"])
+def test_a_number_of_agents_is_asked_for_once(name):
+    with pytest.raises(UserError, match=rf"^{name}: expected different numbers from 1 on, got 2,3,2$"):
+        SubsampleDemand(DemandOptions(**TINY | {name: (2, 3, 2)}), 0)
 
 
 def test_samples_are_as_near_to_the_whole_as_theorem_4_3_says():

@@ -86,8 +86,9 @@ def test_nothing_is_measured_that_is_switched_off():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"ks": ()}, "ks : expected numbers from 1 on"),
+        ({"ks": ()}, "ks: expected different numbers from 1 on, got none"),
         ({"ks": (1, 9)}, "k = 9 of n = 8 local agents: expected 1 <= k <= n; the nearest is 8"),
+        ({"ks": (2, 3, 2)}, "ks: expected different numbers from 1 on, got 2,3,2"),
         ({"load": 1.5}, "load = 1.5: expected a number above 0, less than 1"),
         ({"p": 0.0}, "p = 0.0: expected a chance above 0, 1 at most"),
         ({"capacity": 0}, "c = 0: expected 1 or more"),

@@ -178,6 +178,7 @@ def test_atari_tasks_without_ale_are_one_line(
         ("small/catch", "--frames 100 --copies 1000 --evals 1", "frames: expected more than 1000 (dqn.warmup 40, "),
         ("small/catch", "--dqn.conv nature", "conv: nature needs pictures of 36 x 36 pixels or more, got 10 x 10"),
         ("small/catch", "--threshold 2", "threshold 2: expected --identify simnet with it, got told"),
+        ("small/catch", "--identify simnet --isolated --threshold 2", "threshold 2: expected a hub to use it, got"),
         ("small/catch", "--rehearse .1", "rehearse: expected 0, or a row or more of a batch of 8, got 0.1"),
     ],
 )

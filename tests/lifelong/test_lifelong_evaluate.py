@@ -117,6 +117,21 @@ def test_the_command_prints_the_table_or_json_and_says_what_it_filmed(run, capsy
     assert len(agents) == 12 and set(agents[0]) == {"team", "seed", "agent", "task", "mean"}
 
 
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_a_film_that_cannot_be_written_costs_no_number(run, form, monkeypatch, capsys):
+    def full(*_, **__):
+        raise OSError("no room")
+
+    monkeypatch.setattr("imageio.v3.imwrite", full)
+    assert cli.main(["evaluate", str(run), "--episodes", "1", "--video", *form]) == 2
+    said = capsys.readouterr()
+    assert said.err == f"marl: {run / 'video.mp4'} was not written: no room\n"
+    if form:
+        assert len(json.loads(said.out)["agents"]) == 12
+    else:
+        assert "shared, mean" in said.out and "video" not in said.out
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [

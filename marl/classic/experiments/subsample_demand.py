@@ -76,8 +76,8 @@ class SubsampleDemand:
     unit: ClassVar[str] = "tables and networks"
 
     def __init__(self, options: DemandOptions, seed: int) -> None:
-        if not options.ks or min(options.ks) < 1:
-            raise UserError(f"ks: expected numbers from 1 on, got {_listed(options.ks)}")
+        if min(options.ks, default=0) < 1 or len(set(options.ks)) < len(options.ks):
+            raise UserError(f"ks: expected different numbers from 1 on, got {_listed(options.ks)}")
         self.options, self.seed = options, seed
         if min(options.network_ks, default=1) < 1 or len(set(options.network_ks)) < len(options.network_ks):
             raise UserError(f"network_ks: expected different numbers from 1 on, got {_listed(options.network_ks)}")

@@ -67,8 +67,8 @@ class SubsampleQueue:
 
     def __init__(self, options: QueueOptions, seed: int) -> None:
         o = options
-        if not o.ks or min(o.ks) < 1:
-            raise UserError(f"ks {','.join(map(str, o.ks))}: expected numbers from 1 on")
+        if min(o.ks, default=0) < 1 or len(set(o.ks)) < len(o.ks):
+            raise UserError(f"ks: expected different numbers from 1 on, got {','.join(map(str, o.ks)) or 'none'}")
         check_sizes(max(o.ks), o.agents)
         self.options, self.seed = options, seed
         self.models = {
