@@ -60,7 +60,7 @@ ROWS = {
     "stalkers": Row(
         "qmix smax/3s_vs_5z --steps 2000000 --copies 32 --update-every 200 --lr 1e-3 --td-lambda 0.6 "
         "--limit-is-end yes --epsilon-steps 100000 --eval-every 100000 --eval-episodes 32 --checkpoint-every 200000 "
-        f"{COMMON}",
+        f"{COMMON} --engine processes --workers 2",
         WIN_RATE,
     ),
     "battle": Row(
@@ -79,7 +79,7 @@ def folder(name: str) -> Path:
 def run(name: str) -> None:
     """Start the row's run, or go on with it; the seconds it took are added up in ``wall.json``."""
     start, path = time.perf_counter(), folder(name)
-    begun = (path / "checkpoints").exists()
+    begun = (path / "config.json").exists()
     words = ROWS[name].command.split()
     steps = words[words.index("--steps") + 1]
     words = ["resume", str(path), "--steps", steps] if begun else ["train", *words, "--run", str(path)]

@@ -128,8 +128,8 @@ def _requirements() -> tuple[list[str], dict[str, dict[str, Any]]]:
     core = [_plain(need) for need in needs if _applies(need, "") and not _met(need)]
     extras = {}
     for extra in metadata.get_all("Provides-Extra") or []:
-        own = [need for need in needs if _applies(need, extra) and not _applies(need, "")]
-        missing = [_plain(need) for need in own if not _met(need)]
+        own = [need for need in needs if f'extra == "{extra}"' in str(need.marker)]
+        missing = [_plain(need) + _unfit(need, extra) for need in own if not _met(need)]
         extras[extra] = {"missing": missing, "install": f"pip install -c constraints.txt -e '.[{extra}]'"}
     return core, extras
 
@@ -145,6 +145,11 @@ def _met(need: Requirement) -> bool:
 
 def _plain(need: Requirement) -> str:
     return f"{need.name}{need.specifier}"
+
+
+def _unfit(need: Requirement, extra: str) -> str:
+    """Said of what pip would not install here for that extra."""
+    return "" if _applies(need, extra) else f" (not for Python {platform.python_version()})"
 
 
 def _machine() -> dict[str, Any]:

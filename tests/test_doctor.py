@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import platform
 import subprocess
 import sys
 
@@ -33,16 +34,18 @@ def test_the_report_is_json_and_every_part_is_printed(capsys, tmp_path, monkeypa
 
 def test_what_is_missing_or_too_old_comes_with_the_command_that_mends_it(monkeypatch, capsys):
     needs = ["numpy >=2.0", "nothing-like-it >=3", "pytest >=8; extra == 'test'", "nowhere; extra == 'test'"]
+    needs += ["later; extra == 'test' and python_version >= '9'"]
     needs += ["torch >=999", "winonly; sys_platform == 'win32'"]
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: needs)
     report = doctor.report()
     assert report["required"] == ["nothing-like-it>=3", "torch>=999"] and not report["ok"]
     install = "pip install -c constraints.txt -e '.[test]'"
-    assert report["extras"]["test"] == {"missing": ["nowhere"], "install": install}
+    here = f"(not for Python {platform.python_version()})"
+    assert report["extras"]["test"] == {"missing": ["nowhere", f"later {here}"], "install": install}
     doctor.print_report(report)
     text = capsys.readouterr().out
     assert "missing: torch>=999; pip install 'torch>=999'" in text
-    assert "missing nowhere; pip install -c constraints.txt -e '.[test]'" in text
+    assert f"later {here}; pip install -c constraints.txt -e '.[test]'" in text
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,8 @@ from marl.types import UserError
 Array: TypeAlias = Any
 """A ``jax.Array``; JAX is no requirement of this package, so its types cannot be named."""
 
+MISSING = "smax/* needs JaxMARL, on Python 3.11 or newer: pip install -c constraints.txt -e '.[smax]'"
+
 
 class Moment(NamedTuple):
     """All that the next steps depend on; every array leads with E.
@@ -79,7 +81,7 @@ def jax_module() -> Any:
     try:
         import jax
     except ImportError:
-        raise UserError("smax/* needs JaxMARL: pip install -c constraints.txt -e '.[smax]'") from None
+        raise UserError(MISSING) from None
     if jax.config.jax_platforms is None:
         jax.config.update("jax_platforms", "cpu")
     if jax.config.jax_compilation_cache_dir is None:
@@ -99,7 +101,7 @@ def game(name: str, options: SmaxOptions) -> Any:
         with silent():
             from jaxmarl.environments.smax import HeuristicEnemySMAX, map_name_to_scenario
     except ImportError:
-        raise UserError("smax/* needs JaxMARL: pip install -c constraints.txt -e '.[smax]'") from None
+        raise UserError(MISSING) from None
     rules = {"see_enemy_actions": options.see_enemy_actions, "walls_cause_death": options.walls_cause_death}
     return HeuristicEnemySMAX(scenario=map_name_to_scenario(name), **rules)
 
