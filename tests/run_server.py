@@ -23,7 +23,8 @@ class Server:
     def __init__(self):
         self.connection, theirs = Pipe()
         command = [sys.executable, __file__, str(theirs.fileno())]
-        self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()])
+        alone = {**os.environ, "OMP_NUM_THREADS": "1"}  # OpenBLAS starts its threads as NumPy is imported
+        self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=alone)
         theirs.close()
 
     def run(self, arguments, out, err, before=None):

@@ -209,8 +209,9 @@ def test_doctor_says_versions_in_words_and_in_json(capsys):
     import torch
 
     found = one_json(out(capsys, "doctor", "--json"))
-    assert torch.__version__ in json.dumps(found)
-    assert torch.__version__ in out(capsys, "doctor")
+    release = torch.__version__.partition("+")[0]  # without the name of a build, such as cu130
+    assert release in json.dumps(found)
+    assert release in out(capsys, "doctor")
 
 
 # ---- help ---------------------------------------------------------------------------------------------------------

@@ -47,7 +47,9 @@ class DQNConfig:
         30_000.0, "Environment steps after the warm-up in which what is above that falls to 1/e.", sweep=True, least=1
     )
     target_interval: int = option(500, "Updates between copies to the target networks.")
-    huber_delta: float | None = option(1.0, "Error up to which the loss is a square, linear beyond; none: a square.")
+    huber_delta: float | None = option(
+        1.0, "Error up to which the loss is a square, linear beyond; none: a square.", least=1e-6
+    )
     hidden: tuple[int, ...] = option((128, 128), "Widths of the hidden layers, behind convolutions if there are any.")
     conv: ConvName = option("auto", "Convolutions of pictures; auto: nature from 36 x 36 pixels on, else small.")
     max_grad_norm: float | None = option(10.0, "Clip each network's gradient to this Euclidean norm.")
@@ -123,7 +125,8 @@ class DQN:
         q = values.gather(-1, batch.action.unsqueeze(-1)).squeeze(-1)
         loss = huber(q - target, self.config.huber_delta)
         if lesson is not None:
-            taught = (values - lesson.nan_to_num()).square().sum(-1) / 2
+            missed = (values - lesson.nan_to_num()).masked_fill(~self.action_mask.unsqueeze(1), 0.0)
+            taught = missed.square().sum(-1) / 2
             loss = torch.where(lesson[..., 0].isnan(), loss, taught)
         parameters = dict(self.critic.named_parameters()) if self.penalties else {}
         norm = self.optimizer.step(sum((penalty(parameters) for penalty in self.penalties), sum_of_means(loss)))

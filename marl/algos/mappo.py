@@ -39,7 +39,9 @@ class MAPPOConfig:
     entropy: float = option(0.01, "Weight of the policies' entropy.", sweep=True)
     clip: float = option(0.2, "How far a probability may move from 1 times its old one.", sweep=True)
     value_clip: float | None = option(0.2, "How far a value may move in one update, normalised; none: as it likes.")
-    huber_delta: float | None = option(10.0, "Where the critics' squared error turns linear; none: nowhere.")
+    huber_delta: float | None = option(
+        10.0, "Where the critics' squared error turns linear; none: nowhere.", least=1e-6
+    )
     normalize_value: bool = option(True, "Critics learn targets of mean 0 and variance 1.")
     rollout: int = option(100, "Steps of each copy between updates.")
     epochs: int = option(10, "Passes over the rollout in one update.")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
+from marl import registry
+from marl.config import check_ranges, replace
 from marl.ops.losses import clipped_surrogate, clipped_value_loss, huber, masked_mean_sum, sum_of_means
+from marl.types import UserError
 
 
 def test_mean_over_rows_sum_over_members_and_agents():
@@ -76,6 +80,16 @@ def test_huber_is_a_parabola_and_then_a_line():
     # up to 2: 0, .5, 2; beyond: 2 (5 - 1) = 8
     assert huber(error, 2.0).tolist() == [0.0, 0.5, 2.0, 8.0, 8.0]
     assert huber(error, None).tolist() == [0.0, 0.5, 2.0, 12.5, 12.5]
+
+
+@pytest.mark.parametrize("algorithm", ["dqn", "mappo", "maptf-mappo"])
+def test_a_delta_of_zero_is_refused_in_one_line(algorithm):
+    """The line would be flat, and torch knows no such loss."""
+    config = registry.algorithm(algorithm).Config()
+    with pytest.raises(UserError, match=r"^huber_delta: expected 1e-06 or more, got 0.0$"):
+        check_ranges(replace(config, "huber_delta", 0.0))
+    for delta in (1e-6, None):
+        check_ranges(replace(config, "huber_delta", delta))
 
 
 def test_the_value_loss_uses_huber_where_asked():
