@@ -75,7 +75,7 @@ class Evaluator:
         while running.any():
             if on_step is not None:
                 on_step(self.env, running)
-            acted, playing = learner.act(view, explore=False), running.any(1, keepdim=True)
+            acted, playing = learner.act(view, explore=False), running.clone()
             step = self.env.step(acted.action)
             returns += step.reward * running
             lengths += running

@@ -22,6 +22,9 @@ from marl.streams import Streams
 from marl.terminal import Interrupted, stop_requests
 from marl.types import Acted, State, UserError, View
 
+VITAL = {"grad/critic_norm", "grad/actor_norm", "loss/option", "distil/policy", "distil/value"}
+"""Metrics of an update ``[P, N]`` that are not finite once the networks are spoilt."""
+
 
 class Transition(NamedTuple):
     """One step of all copies: what was seen, what was done about it, and what the environment answered."""
@@ -160,15 +163,17 @@ class Training:
             self.lost += int(step.lost.any(1).sum())
 
     def learn(self) -> int:
-        """The updates that are due, and how many that were; raises ``UserError`` if a gradient is not finite."""
+        """The updates that are due, and how many that were; raises ``UserError`` if one of ``VITAL`` is not finite."""
         due = max(self.buffer.schedule.due(self.steps) - self.updates, 0)
         for _ in range(due):
             self.metrics = self.learner.update(self.buffer.draw())
             self.updates += 1
-            for name in ("grad/critic_norm", "grad/actor_norm"):
-                if name in self.metrics:
-                    require_finite(self.metrics[name], name, self.steps, self.env.spec.agents)
+            for name in VITAL & self.metrics.keys():
+                require_finite(self.metrics[name], name, self.steps, self.env.spec.agents)
         return due
+
+    def stopped(self) -> str:
+        return f"stopped at step {self.steps}, everything saved"
 
     def counts(self) -> dict[str, Tensor]:
         """Counters for the log, ``[P]`` each."""
@@ -309,7 +314,7 @@ def advance(
     if training.evaluation_due:
         evaluate()
         if training.evaluation_due:
-            raise _stopped(training)
+            raise Interrupted(training.stopped())
         if training.steps:
             save()
     saved = training.steps
@@ -341,17 +346,13 @@ def advance(
             saved = training.steps
         yield rates, news
         if stopping:
-            raise _stopped(training)
+            raise Interrupted(training.stopped())
     if saved < training.steps:
         save()
 
 
 class _BrokenOff(Exception):
     """A stop was requested in the middle of an evaluation."""
-
-
-def _stopped(training: Training) -> Interrupted:
-    return Interrupted(f"stopped at step {training.steps}, everything saved")
 
 
 def passed(interval: int, before: int, now: int) -> bool:

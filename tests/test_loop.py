@@ -41,12 +41,12 @@ class Tape(list):
 
 
 class Learner:
-    """Plays zeros; its update's gradient is ``norm``."""
+    """Plays zeros; its updates have these ``metrics``."""
 
     memory_size = 0
 
-    def __init__(self, tape, norm=1.0):
-        self.tape, self.norm, self.batches = tape, norm, []
+    def __init__(self, tape, metrics):
+        self.tape, self.metrics, self.batches = tape, metrics, []
 
     def act(self, view, explore):
         self.tape.append("act")
@@ -55,7 +55,7 @@ class Learner:
     def update(self, batch):
         self.tape.append("update")
         self.batches.append(batch)
-        return {"grad/critic_norm": torch.full((1, 1), self.norm)}
+        return self.metrics
 
     def state_dict(self):
         return {}
@@ -63,7 +63,7 @@ class Learner:
     load_state_dict = None
 
 
-def studio(env_class=Discount, config=None, norm=1.0, copies=1, plays=None, **loop):
+def studio(env_class=Discount, config=None, metrics=None, copies=1, plays=None, **loop):
     """A tape, a training that records on it, and ``roll()``, which runs the loop.
 
     ``plays``: for each evaluation the signal that comes in the midst of it, or None.
@@ -109,7 +109,7 @@ def studio(env_class=Discount, config=None, norm=1.0, copies=1, plays=None, **lo
     config = config or Config()
     schedule = Schedule(config.warmup, config.update_every)
     memory = Memory(100, env.spec, 1, copies, [0], batch_size=4, schedule=schedule)
-    learner = Learner(tape, norm)
+    learner = Learner(tape, metrics or {})
     training = Training(LoopConfig(**loop), [0], env, learner, memory, Recorder(), first_view(env, learner))
     lines = []
 
@@ -313,9 +313,10 @@ def test_the_first_agent_with_a_number_that_is_not_finite_is_named(value):
         require_finite(torch.tensor([[value], [0.0]]), "loss", 5, "abc")
 
 
-def test_a_gradient_that_is_not_finite_stops_the_loop_before_anything_is_saved():
-    tape, _, roll = studio(norm=float("nan"), steps=10, checkpoint_every=1, eval_every=0)
-    with pytest.raises(UserError, match=r"grad/critic_norm of agent_0 \(member 0\) is not finite at step 3"):
+@pytest.mark.parametrize("name", ["grad/critic_norm", "grad/actor_norm", "loss/option", "distil/value"])
+def test_a_spoilt_network_stops_the_loop_before_anything_is_saved(name):
+    tape, _, roll = studio(metrics={name: torch.full((1, 1), float("nan"))}, steps=10, checkpoint_every=1, eval_every=0)
+    with pytest.raises(UserError, match=rf"{name} of agent_0 \(member 0\) is not finite at step 3"):
         roll()
     assert tape[-2:] == ["add", "update"] and "save 3" not in tape
 

@@ -67,8 +67,11 @@ def make_env(
     """The environment named ``family/name``; see ``EnvFamily.make`` for the arguments.
 
     Raises:
-        UserError: for an unknown family, name or option, with the nearest valid one.
+        UserError: for an unknown family, name or option, with the nearest valid one, and without any seed or copy.
     """
+    for what, number, least in (("seeds", len(seeds), 1), ("copies", copies, 1), ("workers", workers, 0)):
+        if number < least:
+            raise UserError(f"{what}: expected {least} or more, got {number}")
     family, chosen = _chosen(id, options or {})
     name = id.partition("/")[2]
     env: VectorEnv = family.make(name, seeds=list(seeds), copies=copies, agents=agents, workers=workers, options=chosen)

@@ -96,8 +96,21 @@ def _actions(env: VectorEnv, steps: int) -> list[Tensor]:
     return [torch.rand((*shape, spec.action_size), generator=generator) * 2 - 1 for _ in range(steps)]
 
 
+def _allowed(env: VectorEnv, action: Tensor) -> Tensor:
+    """The action, its agents' first available one in the place of those that may not be taken now."""
+    avail = env.avail()
+    if avail is None:
+        return action
+    able = avail.gather(-1, action.unsqueeze(-1)).squeeze(-1)
+    return torch.where(able, action, avail.int().argmax(-1))
+
+
+def _advance(env: VectorEnv, actions: Sequence[Tensor]) -> list[Step]:
+    return [env.step(_allowed(env, action)) for action in actions]
+
+
 def _play(env: VectorEnv, actions: Sequence[Tensor]) -> tuple[Tensor, list[Step]]:
-    return env.reset(), [env.step(action) for action in actions]
+    return env.reset(), _advance(env, actions)
 
 
 def _member(step: Step, p: int) -> Step:
@@ -117,13 +130,44 @@ def _check_obs(env: VectorEnv, obs: Tensor, where: str) -> None:
         _require(whole.all(), f"{where} must be whole numbers from 0 to 255, since its spec says bytes{odd}")
 
 
+def _check_kind(x: Tensor | None, name: str, shape: tuple[int, ...] | None, kind: torch.dtype) -> None:
+    """Of a tensor that the spec asks for, or (``shape`` None) does not."""
+    if x is None or shape is None:
+        said = (
+            "None, though its spec says that there is one"
+            if x is None
+            else "there, though its spec says that it is not"
+        )
+        _require(x is None and shape is None, f"{name} is {said}")
+        return
+    _require(tuple(x.shape) == shape, f"{name} must have shape {shape}, got {tuple(x.shape)}")
+    _require(x.dtype == kind, f"{name} must be {kind}, got {x.dtype}")
+
+
+def _check_more(env: VectorEnv, avail: Tensor | None, state: Tensor | None, where: str, prefix: str = "") -> None:
+    """The masks and the global state of one moment; their names begin with ``prefix``."""
+    spec, p, e = env.spec, env.members, env.copies
+    masks = (p, spec.n_agents, e, spec.action_size) if spec.masked else None
+    _check_kind(avail, f"{prefix}avail of {where}", masks, torch.bool)
+    _check_kind(state, f"{prefix}state of {where}", (p, e, spec.state_size) if spec.state_size else None, torch.float32)
+    if avail is not None:
+        _require(avail.any(-1).all(), f"{prefix}avail of {where} leaves an agent no action")
+        more = (avail & ~spec.action_mask[:, None]).any()
+        _require(not more, f"{prefix}avail of {where} has actions beyond an agent's own")
+    if state is not None:
+        _require(state.isfinite().all(), f"{prefix}state of {where} is not finite")
+
+
 def _check_steps(env: VectorEnv, first: Tensor, actions: Sequence[Tensor]) -> list[Step]:
     """Step through, looking at each answer by itself; returns the answers."""
     _check_obs(env, first, "the observation of reset")
+    _check_more(env, env.avail(), env.state(), "reset")
+    ends = (env.members, env.copies, len(env.spec.outcomes)) if env.spec.outcomes else None
     shape = (env.members, env.spec.n_agents, env.copies)
     tape: list[Step] = []
     kept: Sequence[Tensor] = (first,)
-    for t, action in enumerate(actions):
+    for t, wanted in enumerate(actions):
+        action = _allowed(env, wanted)
         given, before = action.clone(), [x.clone() for x in kept]
         step = env.step(action)
         _require(torch.equal(action, given), f"step {t} changed the action tensor that it was given")
@@ -131,11 +175,12 @@ def _check_steps(env: VectorEnv, first: Tensor, actions: Sequence[Tensor]) -> li
             _require(torch.equal(old, x), f"step {t} wrote into a tensor that was returned earlier")
         _check_obs(env, step.obs, f"obs of step {t}")
         _check_obs(env, step.next_obs, f"next_obs of step {t}")
+        _check_more(env, step.avail, step.state, f"step {t}")
+        _check_more(env, step.next_avail, step.next_state, f"step {t}", "next_")
         kinds = {"reward": torch.float32, "terminated": torch.bool, "done": torch.bool}
         for name, kind in kinds.items():
-            x = getattr(step, name)
-            _require(tuple(x.shape) == shape, f"{name} of step {t} must have shape {shape}, got {tuple(x.shape)}")
-            _require(x.dtype == kind, f"{name} of step {t} must be {kind}, got {x.dtype}")
+            _check_kind(getattr(step, name), f"{name} of step {t}", shape, kind)
+        _check_kind(step.outcome, f"outcome of step {t}", ends, torch.float32)
         _require(step.reward.isfinite().all(), f"reward of step {t} is not finite")
         _require(step.lost is None or not step.lost.any(), f"step {t} was lost although nothing failed")
         if env.spec.stack > 1:
@@ -145,9 +190,23 @@ def _check_steps(env: VectorEnv, first: Tensor, actions: Sequence[Tensor]) -> li
         going = ~step.done[..., None]
         same = torch.equal(step.obs * going, step.next_obs * going)
         _require(same, f"obs and next_obs of step {t} differ where the episode goes on")
+        _check_going_on(env, step, t)
         tape.append(step)
-        kept = step[:5]
+        kept = [x for x in step if x is not None]
     return tape
+
+
+def _check_going_on(env: VectorEnv, step: Step, t: int) -> None:
+    """Masks and global state: those of the step are what is asked for now, and the true successor's unless it ended."""
+    over = step.done.any(1)  # [P, E]
+    for name, told in (("avail", env.avail()), ("state", env.state())):
+        now, after = getattr(step, name), getattr(step, f"next_{name}")
+        if now is None or told is None:
+            continue
+        _require(torch.equal(now, told), f"{name}() differs from {name} of step {t}, which was just taken")
+        ended = (over[:, None] if name == "avail" else over).unsqueeze(-1)
+        same = torch.equal(now.masked_fill(ended, 0), after.masked_fill(ended, 0))
+        _require(same, f"{name} and next_{name} of step {t} differ where the episode goes on")
 
 
 def _check_ends(spec: EnvSpec, first: Tensor, tape: Sequence[Step]) -> None:
@@ -193,8 +252,9 @@ def _check_equal(ours: tuple[Tensor, list[Step]], theirs: tuple[Tensor, list[Ste
 
 def _compare(ours: Sequence[Step], theirs: Sequence[Step], who: str) -> None:
     for t, (a, b) in enumerate(zip(ours, theirs, strict=True)):
-        for name in ("obs", "next_obs", "reward", "terminated", "done"):
-            _require(torch.equal(getattr(a, name), getattr(b, name)), f"{who} differ in {name} after {t + 1} steps")
+        for name, x, y in zip(Step._fields, a, b, strict=True):
+            same = x is y if x is None or y is None else torch.equal(x, y)
+            _require(same, f"{who} differ in {name} after {t + 1} steps")
 
 
 def _check_restore(build: Callable[[Sequence[int]], VectorEnv], seeds: Sequence[int], actions: list[Tensor]) -> None:
@@ -202,18 +262,17 @@ def _check_restore(build: Callable[[Sequence[int]], VectorEnv], seeds: Sequence[
     env, moments = build(seeds), [0, 1, len(actions) // 3 + 2, len(actions) // 2 + 3]
     env.reset()
     for before, moment in zip([0, *moments], moments, strict=False):
-        for action in actions[before:moment]:
-            env.step(action)
+        _advance(env, actions[before:moment])
         state = env.state_dict()
         _check_leaves(state, "state_dict")
         saved = copy.deepcopy(state)
-        wanted = [env.step(action) for action in actions[moment:]]
+        wanted = _advance(env, actions[moment:])
         _require(_same(state, saved), "what state_dict returned changed with later steps")
         other = build(seeds)
         other.load_state_dict(state)
-        _compare([other.step(a) for a in actions[moment:]], wanted, f"runs restored in a new object at step {moment}")
+        _compare(_advance(other, actions[moment:]), wanted, f"runs restored in a new object at step {moment}")
         env.load_state_dict(state)
-        _compare([env.step(a) for a in actions[moment:]], wanted, f"runs restored in the same object at step {moment}")
+        _compare(_advance(env, actions[moment:]), wanted, f"runs restored in the same object at step {moment}")
         _require(_same(state, saved), "load_state_dict keeps hold of the state that it was given")
         env.load_state_dict(saved)
     a, b = build(seeds), build(seeds)
@@ -226,11 +285,11 @@ def _check_restart(build: Callable[[Sequence[int]], VectorEnv], seeds: Sequence[
     """Without an exact state, loading begins new episodes and the step after it is marked as lost."""
     env, other = build(seeds), build(seeds)
     env.reset()
-    env.step(actions[0])
+    _advance(env, actions[:1])
     state = env.state_dict()
     _check_leaves(state, "state_dict")
     other.load_state_dict(state)
-    step = other.step(actions[1])
+    (step,) = _advance(other, actions[1:2])
     _require(
         step.lost is not None and step.lost.all() and step.done.all() and not step.terminated.any(),
         "exact_state is False, but the step after load_state_dict is not marked as lost and done",

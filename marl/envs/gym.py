@@ -52,7 +52,7 @@ class GymCopy:
 
     Raises:
         UserError: for an unknown name, a module that cannot be imported, keywords it does not take, or spaces of other
-            kinds.
+            kinds; out of ``reset`` and ``step``, for an observation that is not of its space's size.
     """
 
     def __init__(
@@ -79,13 +79,13 @@ class GymCopy:
 
     def reset(self) -> list[np.ndarray]:
         self.steps = 0
-        return [np.asarray(self.env.reset()[0]).reshape(-1)]
+        return [self._flat(self.env.reset()[0])]
 
     def step(self, action: np.ndarray) -> tuple[list[np.ndarray], np.ndarray, np.ndarray, bool]:
         obs, reward, terminated, truncated, _ = self.env.step(self.actions(action[0]))
         self.steps += 1
         ended = bool(truncated) or (self.limit is not None and self.steps >= self.limit)
-        return [np.asarray(obs).reshape(-1)], np.asarray([reward], np.float64), np.asarray([terminated], bool), ended
+        return [self._flat(obs)], np.asarray([reward], np.float64), np.asarray([bool(terminated)]), ended
 
     def state_dict(self) -> State:
         assert self.keeper is not None, "its spec says that it cannot be saved"
@@ -112,6 +112,9 @@ class GymCopy:
     def close(self) -> None:
         self.env.close()
 
+    def _flat(self, obs: Any) -> np.ndarray:
+        return flat(obs, self.spec.obs_size, self.spec.id)
+
 
 def draw(id: str, world: Any, render: Callable[[], Any]) -> np.ndarray:
     """The picture ``[height, width, 3]`` uint8 that ``render`` makes of ``world``, an unwrapped environment.
@@ -134,7 +137,7 @@ def draw(id: str, world: Any, render: Callable[[], Any]) -> np.ndarray:
 
 
 class ActionMap:
-    """From actions in [-1, 1] (or indices from 0) to those of a Gymnasium space.
+    """From actions in [-1, 1] (or indices from 0) to those of a Gymnasium space; whole numbers are rounded to.
 
     Raises:
         UserError: for a space that is neither ``Discrete`` nor a bounded ``Box``.
@@ -147,8 +150,8 @@ class ActionMap:
             self.size, self.start = int(space.n), int(space.start)
         elif isinstance(space, spaces.Box) and space.is_bounded("both"):
             self.size, self.shape, self.dtype = int(np.prod(space.shape)), space.shape, space.dtype
-            low, high = space.low.reshape(-1).astype(np.float64), space.high.reshape(-1).astype(np.float64)
-            self.center, self.half = (high + low) / 2, (high - low) / 2  # bounds of -1 and 1 leave an action as it is
+            self.low, self.high = space.low.reshape(-1).astype(np.float64), space.high.reshape(-1).astype(np.float64)
+            self.center, self.half = (self.high + self.low) / 2, (self.high - self.low) / 2  # -1, 1: left as they are
         else:
             raise UserError(f"{id}: expected Discrete or bounded Box actions, got {space}")
 
@@ -156,6 +159,9 @@ class ActionMap:
         if self.discrete:
             return self.start + int(action)
         own = self.center + self.half * np.clip(action[: self.size], -1, 1)
+        own = np.clip(own, self.low, self.high)  # which its rounding may have left
+        if self.dtype.kind != "f":
+            own = np.rint(own)
         return own.reshape(self.shape).astype(self.dtype)
 
 
@@ -164,6 +170,14 @@ def box_size(space: Any, id: str) -> int:
     if not isinstance(space, _gymnasium().spaces.Box):
         raise UserError(f"{id}: expected Box observations, got {space}")
     return int(np.prod(space.shape))
+
+
+def flat(obs: Any, size: int, id: str) -> np.ndarray:
+    """An observation as ``[size]``; raises ``UserError`` where it holds more or fewer numbers than its space."""
+    row = np.asarray(obs).reshape(-1)
+    if len(row) != size:
+        raise UserError(f"{id}: expected an observation of {size} numbers, as its space has, got {len(row)}")
+    return row
 
 
 def plain_state(world: Any) -> State:
@@ -215,7 +229,8 @@ def _make(id: str, name: str, options: Mapping[str, Any]) -> tuple[Any, int | No
         raise UserError(f"{id}: {' '.join(str(error).split())}") from None
     except (gymnasium.error.Error, ImportError) as error:
         reason = " ".join(str(error).split())
-        near = difflib.get_close_matches(name, gymnasium.registry, n=1, cutoff=0.5)  # the registry is long
+        others = [known for known in gymnasium.registry if known != name]
+        near = difflib.get_close_matches(name, others, n=1, cutoff=0.5)  # the registry is long
         raise UserError(f"no environment {id!r} ({reason}){suggestion(name, near)}") from None
     except TypeError as error:
         raise UserError(f"{id} does not take these keywords: {' '.join(str(error).split())}") from None
@@ -227,12 +242,18 @@ def _imported(id: str, name: str) -> str:
     """The bare ID of ``module:ID``, once the module is imported; Gymnasium's own ``spec`` does neither."""
     module, colon, bare = name.rpartition(":")
     if colon:
-        try:
-            importlib.import_module(module)
-        except Exception as error:
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            raise UserError(f"{id}: cannot import {module!r} ({reason})") from error
+        import_module(id, module)
     return bare
+
+
+def import_module(id: str, module: str, hint: str = "") -> Any:
+    """A module by its name; whatever its code raises is a ``UserError``, with ``hint`` if a part is not installed."""
+    try:
+        return importlib.import_module(module)
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        hint = hint if isinstance(error, ImportError) else ""
+        raise UserError(f"{id}: cannot import {module!r} ({reason}){hint}") from error
 
 
 def check_limit(id: str, limit: Any) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
-import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from marl.envs.base import EnvSpec, VectorEnv
-from marl.envs.gym import OWN, ActionMap, box_size, keeps_itself
+from marl.envs.gym import OWN, ActionMap, box_size, flat, import_module, keeps_itself
 from marl.envs.workers import make_copies
 from marl.types import State, UserError
 
@@ -27,7 +26,8 @@ MODULES = (
 class PettingZooCopy:
     """One parallel environment with ``Box`` observations (flattened), all actions ``Box`` or all ``Discrete``.
 
-    An agent that left has terminated. One that is truncated ends the episode of all: a time limit is of the whole game.
+    An agent that left has terminated, and does not come back; one that is not there at an episode's start never comes.
+    One that is truncated ends the episode of all: a time limit is of the whole game.
     The state is saved through the environment's own ``state_dict`` and ``load_state_dict`` (numpy arrays and JSON
     values, the generator and the list ``agents`` included) where it has them.
 
@@ -38,11 +38,17 @@ class PettingZooCopy:
         options: its keywords.
 
     Raises:
-        UserError: for a module that is not there or has no ``parallel_env``, wrong keywords, or spaces of other kinds.
+        UserError: for a module that cannot be imported or has no ``parallel_env``, wrong keywords, or spaces of other
+            kinds; out of ``reset`` and ``step``, for an observation that is not of its space's size, or an agent that
+            comes late.
     """
 
     def __init__(self, seed: int, id: str, module: str, options: Mapping[str, Any]) -> None:
         self.env = _make(id, module, options)
+        if not hasattr(self.env, "possible_agents"):
+            raise UserError(
+                f"{id}: expected possible_agents, all the agents that there may be; the environment has none"
+            )
         self.names = list(self.env.possible_agents)
         self.sizes = [box_size(self.env.observation_space(a), id) for a in self.names]
         self.actions = [ActionMap(self.env.action_space(a), id) for a in self.names]
@@ -54,7 +60,7 @@ class PettingZooCopy:
             obs_sizes=tuple(self.sizes),
             action_sizes=tuple(action.size for action in self.actions),
             discrete=self.actions[0].discrete,
-            max_steps=getattr(self.env.unwrapped, "max_cycles", None),
+            max_steps=_limit(self.env.unwrapped),
             exact_state=keeps_itself(self.env.unwrapped),
         )
         self.env.reset(seed=seed)
@@ -71,6 +77,9 @@ class PettingZooCopy:
         reward = np.asarray([rewards.get(a, 0.0) for a in self.names], np.float64)
         terminated = np.asarray([a not in present or bool(terminations.get(a, True)) for a in self.names])
         truncated = any(truncations.get(a, False) for a in present) or not self.env.agents
+        late = [a for a in self.env.agents if a not in present]
+        if late and not truncated and not terminated.all():
+            raise UserError(f"{self.spec.id}: expected agents that are there from the start, {late[0]!r} came late")
         return self._listed(obs), reward, terminated, truncated
 
     def state_dict(self) -> State:
@@ -78,6 +87,8 @@ class PettingZooCopy:
 
     def load_state_dict(self, state: State) -> None:
         OWN.load(self.env.unwrapped, state)
+        if hasattr(self.env, "aec_env"):  # pettingzoo's wrapper of a game of turns has a list of its own
+            self.env.agents = self.env.aec_env.agents[:]
 
     def render(self) -> np.ndarray:
         picture = self.env.render()
@@ -90,12 +101,25 @@ class PettingZooCopy:
 
     def _listed(self, obs: Mapping[Any, np.ndarray]) -> list[np.ndarray]:
         """One flat observation per agent; nothing, which is padded with zeros, of those that are away."""
-        return [np.asarray(obs[a]).reshape(-1) if a in obs else np.zeros(0) for a in self.names]
+        return [
+            flat(obs[a], size, self.spec.id) if a in obs else np.zeros(0)
+            for a, size in zip(self.names, self.sizes, strict=True)
+        ]
+
+
+def _limit(world: Any) -> int | None:
+    """The time limit of an unwrapped environment in steps; some of PettingZoo's own keep it one object further in."""
+    own: int | None = getattr(world, "max_cycles", None)
+    return own if own is not None else getattr(getattr(world, "env", None), "max_cycles", None)
 
 
 def _make(id: str, module: str, options: Mapping[str, Any]) -> Any:
+    group = module.split(".")[1] if module.startswith("pettingzoo.") and module.count(".") > 1 else ""
+    hint = f"; pip install 'pettingzoo[{group}]'" if group else ""
+    build = getattr(import_module(id, module, hint), "parallel_env", None)
+    if build is None:
+        raise UserError(f"{id}: the module {module!r} has no parallel_env(...)")
     try:
-        build = importlib.import_module(module).parallel_env
         env = build(**options)
         modes = env.metadata.get("render_modes", ())
         if (
@@ -107,13 +131,7 @@ def _make(id: str, module: str, options: Mapping[str, Any]) -> Any:
             env = build(**options, render_mode="rgb_array")
         return env
     except ImportError as error:
-        group = module.split(".")[1] if module.startswith("pettingzoo.") and module.count(".") > 1 else ""
-        hint = f"; pip install 'pettingzoo[{group}]'" if group else ""
         raise UserError(f"{id}: cannot import {module!r} ({' '.join(str(error).split())}){hint}") from None
-    except AttributeError as error:
-        if "parallel_env" not in str(error):
-            raise
-        raise UserError(f"{id}: the module {module!r} has no parallel_env(...)") from None
     except TypeError as error:
         raise UserError(f"{id} does not take these keywords: {' '.join(str(error).split())}") from None
 

@@ -200,9 +200,10 @@ class WorkerPool:
         try:
             return self.workers[w].receive(timeout)
         except Lost as loss:
-            self._replace(w, str(loss))
-        self.workers[w].send(method, *given)
+            what = str(loss)
         try:
+            self._replace(w, what)
+            self.workers[w].send(method, *given)
             return self.workers[w].receive(timeout)
         except Lost as loss:
             raise RuntimeError(f"worker {w} {loss}, and its replacement did too") from None

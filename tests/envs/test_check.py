@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from toy_copies import Duel
 
 from marl.envs import EnvSpec, Step, VectorEnv
 from marl.envs.check import ContractError, check_env
+from marl.envs.copies import CopiesEnv, LocalPool, copy_seeds
 from marl.streams import Streams
 from marl.types import State
 
@@ -307,3 +309,82 @@ def test_bytes_pictures_and_stacks_that_are_not_are_caught(broken: Any, message:
     with pytest.raises(ContractError, match=message) as caught:
         check_env(broken)
     assert "\n" not in str(caught.value)
+
+
+class Strict(Duel):
+    """``Duel`` that takes no action which it did not offer; agent 1 leaves at step 2."""
+
+    def step(self, action: np.ndarray) -> tuple[list[np.ndarray], np.ndarray, np.ndarray, bool]:
+        able = self.avail()[[0, 1], action]
+        assert able[0] and (able[1] or self.time >= 2)
+        return super().step(action)
+
+
+class Forgetful(Duel):
+    """``Duel`` that does not restore what its outcome is counted from."""
+
+    def load_state_dict(self, state: State) -> None:
+        super().load_state_dict({**state, "low": 0})
+
+
+class NoChoice(CopiesEnv):
+    def avail(self) -> Tensor | None:
+        return torch.zeros_like(super().avail())
+
+
+class TooManyChoices(CopiesEnv):
+    def avail(self) -> Tensor | None:
+        return torch.ones_like(super().avail())
+
+
+class DoubleState(CopiesEnv):
+    def state(self) -> Tensor | None:
+        return super().state().double()
+
+
+class NoMaskBehind(CopiesEnv):
+    def step(self, action: Tensor) -> Step:
+        step = super().step(action)
+        return step._replace(next_avail=self.spec.action_mask[:, None].expand_as(step.avail))
+
+
+class StateOfTheStepBefore(CopiesEnv):
+    def step(self, action: Tensor) -> Step:
+        before = self.state()
+        return super().step(action)._replace(state=before)
+
+
+class NoOutcome(CopiesEnv):
+    def step(self, action: Tensor) -> Step:
+        return super().step(action)._replace(outcome=None)
+
+
+class StateUnasked(Altered):
+    def change(self, step: Step) -> Step:
+        return step._replace(state=step.obs[:, 0])
+
+
+def duels(kind: Any = CopiesEnv, copy: Any = Duel) -> Any:
+    return lambda seeds: kind(LocalPool(copy, copy_seeds(seeds, 2)), members=len(seeds), copies=2)
+
+
+def test_actions_that_are_not_available_are_not_taken() -> None:
+    check_env(duels(copy=Strict))
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (duels(NoChoice), "avail of reset leaves an agent no action"),
+        (duels(TooManyChoices), "avail of reset has actions beyond an agent's own"),
+        (duels(DoubleState), "state of reset must be torch.float32"),
+        (duels(NoMaskBehind), "avail and next_avail of step 0 differ where the episode goes on"),
+        (duels(StateOfTheStepBefore), r"state\(\) differs from state of step 0"),
+        (duels(NoOutcome), "outcome of step 0 is None, though its spec says that there is one"),
+        (duels(copy=Forgetful), "runs restored in a new object at step .* differ in outcome"),
+        (StateUnasked, "state of step 0 is there, though its spec says that it is not"),
+    ],
+)
+def test_masks_states_and_outcomes_that_are_wrong_are_caught(broken: Any, message: str) -> None:
+    with pytest.raises(ContractError, match=message):
+        check_env(broken)

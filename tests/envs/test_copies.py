@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from toy_copies import Duel, Toy
 
-from marl.envs import EnvSpec
+from marl.envs import EnvSpec, make_env
 from marl.envs.check import check_env
 from marl.envs.copies import CopiesEnv, LocalPool, copy_seeds
 from marl.envs.packing import generator_state, load_generator, pack, unpack
 from marl.envs.workers import make_copies
+from marl.types import UserError
 
 
 def toy(seeds: tuple[int, ...] = (0,), copies: int = 1, exact: bool = True) -> CopiesEnv:
@@ -267,3 +269,17 @@ def test_a_state_shares_no_list_with_the_environment_that_gave_or_takes_it() -> 
     assert given == ["a", "b"]
     given.remove("b")
     assert saved == {"agents": ["a", "b"]}
+
+
+@pytest.mark.parametrize("id", ["gym/CartPole-v1", "mpe/simple_spread_v3", "probe/policy"])
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ({"copies": 0}, "copies: expected 1 or more, got 0"),
+        ({"seeds": []}, "seeds: expected 1 or more, got 0"),
+        ({"workers": -1}, "workers: expected 0 or more, got -1"),
+    ],
+)
+def test_numbers_of_nothing_are_refused(id: str, numbers: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make_env(id, **numbers)

@@ -31,6 +31,8 @@ class Told(gymnasium.Env):
             "unbounded": Box(-np.inf, np.inf, (1,)),
             "multi": MultiDiscrete([2, 2]),
             "nothing": Box(-1, 1, (0,)),
+            "whole": Box(0, 3, (2,), np.int64),
+            "double": Box(0.1, 0.7, (2,), np.float64),
         }
         self.action_space = kinds[action]
         self.observation_space = {"box": Box(-99, 99, (1, 2)), "none": Box(-1, 1, (2, 0))}.get(obs, Discrete(4))
@@ -40,7 +42,23 @@ class Told(gymnasium.Env):
         return np.zeros((1, 2), np.float32), {}
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        assert self.action_space.contains(action)
         return np.broadcast_to(np.asarray(action, np.float32), (1, 2)), 0.0, False, False, {}
+
+
+class Careless(Told):
+    """Shows more numbers than its space has, from the episode's start or from the first step on; ends in arrays."""
+
+    def __init__(self, first: int = 2, later: int = 2) -> None:
+        super().__init__()
+        self.first, self.later = first, later
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        return np.zeros(self.first, np.float32), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, Any, Any, Any, dict]:
+        return np.zeros(self.later, np.float32), np.array([2.0]), np.array([True]), np.array([False]), {}
 
 
 class Counter(Told):
@@ -97,6 +115,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 gymnasium.register("marl-test/Told-v0", entry_point=Told, max_episode_steps=4)
 gymnasium.register("marl-test/Counter-v0", entry_point=Counter, max_episode_steps=9)
+gymnasium.register("marl-test/Careless-v0", entry_point=Careless, max_episode_steps=4)
 
 
 @pytest.mark.parametrize("name", CLASSIC)
@@ -118,6 +137,36 @@ def test_actions_in_minus_one_to_one_cover_the_bounds() -> None:
     for given, told in [((-1, -1), (0, -4)), ((0, 0), (5, 0)), ((0.5, 0.5), (7.5, 2)), ((3, 1), (10, 4))]:
         step = env.step(torch.tensor(given, dtype=torch.float32).view(1, 1, 1, 2))
         assert step.next_obs.flatten().tolist() == list(told)
+
+
+def test_whole_numbers_are_rounded_to_so_that_an_action_near_a_bound_is_that_bound() -> None:
+    env = make_env("gym/marl-test/Told-v0", options={"action": "whole"})
+    env.reset()
+    for given, told in [((-1, -0.9), (0, 0)), ((-0.3, 0.3), (1, 2)), ((0.9, 1), (3, 3))]:
+        step = env.step(torch.tensor(given, dtype=torch.float32).view(1, 1, 1, 2))
+        assert step.next_obs.flatten().tolist() == list(told)
+
+
+def test_rounding_takes_no_action_out_of_its_bounds() -> None:
+    env = make_env("gym/marl-test/Told-v0", options={"action": "double"})  # (.1 + .7) / 2 - .3 is below .1
+    env.reset()
+    step = env.step(torch.tensor([-1.0, 1.0]).view(1, 1, 1, 2))  # Told itself asserts what it is given
+    assert step.next_obs.flatten().tolist() == pytest.approx([0.1, 0.7])
+
+
+@pytest.mark.parametrize("first", [1, 2, 3])
+def test_an_observation_of_another_size_than_its_space_is_one_line(first: int) -> None:
+    env = make_env("gym/marl-test/Careless-v0", options={"first": first, "later": 1})
+    with pytest.raises(UserError, match=r"expected an observation of 2 numbers, as its space has, got [13]$"):
+        env.reset()
+        env.step(torch.zeros(1, 1, 1, 2))
+
+
+def test_rewards_and_ends_may_be_arrays_of_one_number() -> None:
+    env = make_env("gym/marl-test/Careless-v0")
+    env.reset()
+    step = env.step(torch.zeros(1, 1, 1, 2))
+    assert (step.reward.item(), step.terminated.item(), step.done.item()) == (2.0, True, True)
 
 
 def test_indices_begin_at_the_start_of_a_discrete_space() -> None:
@@ -157,6 +206,7 @@ def test_classic_control_steps_like_gymnasium_itself() -> None:
         ("gym/CartPoole-v1", {}, "CartPole-v1"),
         ("gym/no_such_module:Thing-v0", {}, "cannot import 'no_such_module' .*No module named 'no_such_module'"),
         ("gym/:Thing-v0", {}, "cannot import ''"),
+        ("gym/GymV21Environment-v0", {}, r"did you mean 'GymV26Environment-v0'\?"),
         ("gym/CartPole-v1", {"wheels": 3}, "does not take these keywords.*wheels"),
         ("gym/CartPole-v1", {"max_episode_steps": 0}, "positive number of steps, got 0"),
         ("gym/marl-test/Told-v0", {"action": "unbounded"}, "expected Discrete or bounded Box actions, got Box"),

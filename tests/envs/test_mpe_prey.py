@@ -62,10 +62,17 @@ def test_checkpoint_prey_acts_by_its_network(tmp_path):
 
 def test_a_policy_file_that_is_none_is_the_users_error(tmp_path):
     path = tmp_path / "prey.safetensors"
+    last_layer = {"l1.weight": torch.zeros(5, 4), "l1.bias": torch.zeros(5)}
     with pytest.raises(UserError, match="cannot be read"):
         double("simple_tag_v3", prey="checkpoint", prey_policy=str(path))
     path.write_bytes(b"no tensors here")
     with pytest.raises(UserError, match="cannot be read"):
+        double("simple_tag_v3", prey="checkpoint", prey_policy=str(path))
+    save_file({"l0.weight": torch.zeros(4, 14), "l0.bias": torch.tensor(0.0), **last_layer}, str(path))
+    with pytest.raises(UserError, match=r"l0.weight should be \[1, 14\], is \[4, 14\]"):
+        double("simple_tag_v3", prey="checkpoint", prey_policy=str(path))
+    save_file({"l0.weight": torch.zeros(4, 14), "l0.bias": torch.zeros(4, 1), **last_layer}, str(path))
+    with pytest.raises(UserError, match=r"l0.bias should be \[4\], is \[4, 1\]"):
         double("simple_tag_v3", prey="checkpoint", prey_policy=str(path))
     save_file({"weight": torch.zeros(2)}, str(path))
     with pytest.raises(UserError, match=r"expected l0.weight"):

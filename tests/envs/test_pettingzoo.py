@@ -16,7 +16,8 @@ from marl.envs.check import check_env
 from marl.types import UserError
 
 pytest.importorskip("pettingzoo")
-from pettingzoo import ParallelEnv
+from pettingzoo import AECEnv, ParallelEnv
+from pettingzoo.utils.conversions import aec_to_parallel
 
 
 class Relay(ParallelEnv):
@@ -81,9 +82,130 @@ class Saved(Relay):
         self.rng.bit_generator.state = state["rng"]
 
 
+class Turns(AECEnv):
+    """Three agents in turns that can save themselves; b leaves after the second round, the time is up after the fifth.
+
+    All see how many rounds there were and a random number; everybody is paid 1 in their turn.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"name": "turns", "is_parallelizable": True, "render_modes": []}
+    render_mode = None
+
+    def __init__(self) -> None:
+        self.possible_agents = ["a", "b", "c"]
+
+    def observation_space(self, agent: str) -> Box:
+        return Box(-9, 9, (2,))
+
+    def action_space(self, agent: str) -> Discrete:
+        return Discrete(2)
+
+    def observe(self, agent: str) -> np.ndarray:
+        return np.array([self.time, self.noise], np.float32)
+
+    def reset(self, seed: int | None = None, options: Any = None) -> None:
+        if seed is not None:
+            self.rng = np.random.default_rng(seed)
+        self.agents, self.time, self.noise = list(self.possible_agents), 0, self.rng.random()
+        self.begin_round()
+
+    def begin_round(self) -> None:
+        self.rewards, self._cumulative_rewards = dict.fromkeys(self.agents, 0.0), dict.fromkeys(self.agents, 0.0)
+        self.terminations = {agent: self.time == 2 and agent == "b" for agent in self.agents}
+        self.truncations = dict.fromkeys(self.agents, self.time == 5)
+        self.infos = {agent: {} for agent in self.agents}
+        self.agent_selection = self.agents[0]
+
+    def step(self, action: Any) -> None:
+        agent = self.agent_selection
+        if self.terminations[agent] or self.truncations[agent]:
+            self._was_dead_step(action)
+            return
+        self.rewards = {other: float(other == agent) for other in self.agents}
+        if agent != self.agents[-1]:
+            self.agent_selection = self.agents[self.agents.index(agent) + 1]
+            return
+        rewards, self.time, self.noise = self.rewards, self.time + 1, self.rng.random()
+        self.begin_round()
+        self.rewards = rewards
+        self._deads_step_first()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"time": self.time, "noise": self.noise, "agents": self.agents, "rng": self.rng.bit_generator.state}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.time, self.noise, self.agents = state["time"], state["noise"], list(state["agents"])
+        self.rng = np.random.default_rng()
+        self.rng.bit_generator.state = state["rng"]
+        self.begin_round()
+
+
+class Unannounced(Relay):
+    """``Relay`` that does not say which agents there may be."""
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
+
+    def __init__(self) -> None:
+        super().__init__()
+        del self.possible_agents
+
+    def reset(self, seed: int | None = None, options: Any = None) -> tuple[dict, dict]:
+        raise AssertionError("it is refused before it is played")
+
+
+class Late(Relay):
+    """``Relay`` whose b is missing at the start, or comes back; nobody's race ends."""
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
+
+    def __init__(self, absent: int = 0) -> None:
+        super().__init__()
+        self.absent = absent
+
+    def reset(self, seed: int | None = None, options: Any = None) -> tuple[dict, dict]:
+        super().reset(seed)
+        self.agents = ["a"] if self.absent == 0 else ["a", "b"]
+        return self.look(), {}
+
+    def step(self, actions: dict[str, Any]) -> tuple[dict, dict, dict, dict, dict]:
+        self.time += 1
+        nothing, never = dict.fromkeys(self.agents, 0.0), dict.fromkeys(self.agents, False)
+        self.agents = ["a"] if self.time == self.absent else ["a", "b"]
+        return self.look(), nothing, never, never, {}
+
+
+class Wide(Relay):
+    """``Relay`` of which b shows a number more than its space has."""
+
+    def look(self) -> dict[str, np.ndarray]:
+        return {**super().look(), "b": np.zeros(3)}
+
+
+class Nested(Relay):
+    """``Relay`` that keeps its limit as pettingzoo.sisl does, in a world of its own."""
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.env = types.SimpleNamespace(max_cycles=9)
+
+
+KINDS = {
+    "relay_module": Relay,
+    "saved_module": Saved,
+    "turns_module": lambda: aec_to_parallel(Turns()),
+    "unannounced_module": Unannounced,
+    "late_module": Late,
+    "wide_module": Wide,
+    "nested_module": Nested,
+    "empty_module": None,
+}
+
+
 @pytest.fixture(autouse=True)
 def modules(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, kind in (("relay_module", Relay), ("saved_module", Saved), ("empty_module", None)):
+    for name, kind in KINDS.items():
         module = types.ModuleType(name)
         if kind:
             module.parallel_env = kind  # type: ignore[attr-defined]
@@ -96,6 +218,10 @@ def modules(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_users_own_module_keeps_the_contract(module: str, actions: str, limit: int) -> None:
     options = {"limit": limit, "actions": actions}
     check_env(lambda seeds: make_env(f"pettingzoo/{module}", seeds=seeds, copies=2, options=options), steps=31)
+
+
+def test_a_game_of_turns_goes_on_with_the_agents_that_were_left() -> None:
+    check_env(lambda seeds: make_env("pettingzoo/turns_module", seeds=seeds, copies=2), steps=23)
 
 
 @pytest.mark.parametrize("options", [{}, {"continuous_actions": True, "max_cycles": 9}])
@@ -117,6 +243,25 @@ def test_an_agent_that_leaves_early_has_terminated_and_is_not_asked_again() -> N
     assert [s.done.all().item() for s in steps] == [False] * 4 + [True]
 
 
+@pytest.mark.parametrize("absent", [0, 2])
+def test_an_agent_that_comes_late_is_one_line(absent: int) -> None:
+    env = make_env("pettingzoo/late_module", options={"absent": absent})
+    env.reset()
+    with pytest.raises(UserError, match="expected agents that are there from the start, 'b' came late"):
+        for _ in range(4):
+            env.step(torch.zeros(1, 2, 1, 2))
+
+
+def test_an_observation_of_another_size_than_its_space_is_one_line() -> None:
+    env = make_env("pettingzoo/wide_module")
+    with pytest.raises(UserError, match="expected an observation of 2 numbers, as its space has, got 3"):
+        env.reset()
+
+
+def test_the_limit_of_a_game_that_keeps_it_in_a_world_of_its_own_is_known() -> None:
+    assert make_env("pettingzoo/nested_module").spec.max_steps == 9
+
+
 def test_the_time_limit_truncates_whoever_is_left() -> None:
     env = make_env("pettingzoo/relay_module", options={"limit": 3})
     env.reset()
@@ -136,6 +281,9 @@ def test_it_can_be_drawn_without_asking() -> None:
     [
         ("no_such_module", {}, "cannot import 'no_such_module'"),
         ("empty_module", {}, "the module 'empty_module' has no parallel_env"),
+        ("", {}, r"cannot import '' \(ValueError: Empty module name\)"),
+        (".relay_module", {}, r"cannot import '.relay_module' \(TypeError: "),
+        ("unannounced_module", {}, "expected possible_agents"),
         ("relay_module", {"shoes": 2}, "does not take these keywords.*shoes"),
         ("relay_module", {"actions": "mixed"}, "all act by Box or all by Discrete"),
         ("relay_module", {"actions": "dict"}, "expected Discrete or bounded Box actions, got Dict"),

@@ -13,7 +13,7 @@ import time
 
 import pytest
 import torch
-from toy_copies import DIE, FAIL, HANG, KILL, OVER, Duel, Toy, stillborn
+from toy_copies import DIE, FAIL, HANG, KILL, OVER, Duel, Lone, Toy, only_once, stillborn
 
 from marl.envs import Step, make_env
 from marl.envs.copies import CopiesEnv
@@ -271,6 +271,35 @@ def test_an_episode_of_an_evaluation_whose_worker_dies_is_played_anew_to_its_end
     assert played.lengths[0].tolist() == [[4, 4], [4, 4]]
     (event,) = played.events
     assert event.startswith("worker 0 of 2")
+
+
+def test_a_replacement_that_dies_as_it_is_built_is_told_by_the_workers_number(tmp_path) -> None:
+    env = make_copies(functools.partial(only_once, marker=str(tmp_path / "built")), seeds=(0,), copies=1, workers=1)
+    try:
+        env.reset()
+        with pytest.raises(RuntimeError, match="worker 0 died, and its replacement did too"):
+            env.step(torch.full((1, 2, 1, 1), DIE))
+    finally:
+        env.close()
+
+
+def test_an_episode_that_was_over_when_its_worker_died_is_not_played_again() -> None:
+    class Murderer:
+        """Learner 0 ends its episode at the second step and its process at the third, where learner 1 ends its own."""
+
+        memory_size, calls = 0, 0
+
+        def act(self, view: View, explore: bool) -> Acted:
+            self.calls += 1
+            first = {2: 0.5, 3: DIE, 9: 0.5}.get(self.calls, 0.0)
+            return Acted(torch.tensor([first, 0.5 if self.calls >= 3 else 0.0]).view(1, 2, 1, 1))
+
+    evaluator = Evaluator(lambda: make_copies(Lone, seeds=(0,), copies=1, learners=2, workers=2))
+    try:
+        played = evaluator(Murderer())  # type: ignore[arg-type]
+    finally:
+        evaluator.close()
+    assert played.returns.flatten().tolist() == played.lengths.flatten().tolist() == [2, 3]
 
 
 @pytest.mark.skipif("forkserver" not in multiprocessing.get_all_start_methods(), reason="needs a fork server")

@@ -117,6 +117,29 @@ class Duel(Toy):
         self.low, self.drawn = state["low"], state["drawn"]
 
 
+class Lone(Toy):
+    """``Toy`` of agent 0 alone, who is paid 1 a step and whose task ends when it acts 1/2."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        self.spec = EnvSpec("lone", ("a",), (1,), (1,), discrete=False)
+
+    def observe(self) -> list[np.ndarray]:
+        return super().observe()[:1]
+
+    def step(self, action: np.ndarray) -> tuple[list[np.ndarray], np.ndarray, np.ndarray, bool]:
+        obs, reward, *_ = super().step(action)
+        return obs, reward[:1], np.array([action[0, 0] == 0.5]), False
+
+
+def only_once(seed: int, marker: str) -> Toy:
+    """A build that kills its process from the second time on; ``marker`` is the file by which it knows."""
+    if os.path.exists(marker):
+        os.kill(os.getpid(), signal.SIGKILL)
+    open(marker, "x").close()
+    return Toy(seed)
+
+
 def stillborn(seed: int) -> Toy:
     """A build that kills its process."""
     os.kill(os.getpid(), signal.SIGKILL)

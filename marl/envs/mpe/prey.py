@@ -101,8 +101,9 @@ def load_actor(path: str, obs_size: int) -> list[tuple[Tensor, Tensor]]:
     layers = [(tensors[f"l{k}.weight"], tensors[f"l{k}.bias"]) for k in range(depth)]
     width = obs_size
     for k, (weight, bias) in enumerate(layers):
-        out = MOVES if k == depth - 1 else len(bias)
-        if tuple(weight.shape) != (out, width) or tuple(bias.shape) != (out,):
-            raise UserError(f"prey_policy {path!r}: l{k}.weight should be [{out}, {width}], is {list(weight.shape)}")
+        out = MOVES if k == depth - 1 else bias.numel()
+        for name, x, shape in (("weight", weight, [out, width]), ("bias", bias, [out])):
+            if list(x.shape) != shape:
+                raise UserError(f"prey_policy {path!r}: l{k}.{name} should be {shape}, is {list(x.shape)}")
         width = out
     return layers
