@@ -140,7 +140,7 @@ def _agent(text: str | None, spec: EnvSpec) -> int:
         raise UserError(f"--agent: expected one of {', '.join(spec.agents)}, or a number")
     if text in spec.agents:
         return spec.agents.index(text)
-    if text.isdigit() and int(text) < spec.n_agents:
+    if text.isdecimal() and int(text) < spec.n_agents:
         return int(text)
     raise UserError(f"--agent {text}: no such agent{suggestion(text, spec.agents)}")
 

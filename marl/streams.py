@@ -22,7 +22,7 @@ def derive(seed: int, *path: str | int) -> int:
 
 
 class Streams:
-    """One generator per member; a draw of shape ``s`` returns ``[P, *s]``.
+    """One generator per member; a draw of shape ``s`` returns ``[P, *s]``, on the CPU whatever torch's default device.
 
     Args:
         seeds: one per member (P of them).
@@ -42,15 +42,15 @@ class Streams:
 
     def uniform(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """``[P, *shape]`` from the uniform distribution on [0, 1)."""
-        return self._drawn(lambda g: torch.rand((1, *shape), generator=g, dtype=dtype))
+        return self._drawn(lambda g: torch.rand((1, *shape), generator=g, dtype=dtype, device="cpu"))
 
     def normal(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """``[P, *shape]`` from the standard normal distribution."""
-        return self._drawn(lambda g: torch.randn((1, *shape), generator=g, dtype=dtype))
+        return self._drawn(lambda g: torch.randn((1, *shape), generator=g, dtype=dtype, device="cpu"))
 
     def integers(self, high: int, *shape: int) -> Tensor:
         """``[P, *shape]`` int64, uniform on 0 .. high - 1."""
-        return self._drawn(lambda g: torch.randint(high, (1, *shape), generator=g))
+        return self._drawn(lambda g: torch.randint(high, (1, *shape), generator=g, device="cpu"))
 
     def _drawn(self, draw: Callable[[torch.Generator], Tensor]) -> Tensor:
         """Every member's ``[1, *shape]`` as one tensor; a single member's need not be copied."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -51,14 +52,26 @@ MakeHost = Callable[[float | None, int], Host]
 
 
 def answering(critic: torch.nn.Module, value: float) -> None:
-    """Make a critic answer ``value`` in every number of what it returns, a tensor or a tuple of tensors."""
+    """Make a critic answer ``value`` in every number of what it returns, a tensor or a tuple of tensors.
 
-    def instead(_: torch.nn.Module, __: Any, output: Any) -> Any:
+    Of several calls the last one counts.
+    """
+    for key, hook in list(critic._forward_hooks.items()):
+        if isinstance(hook, _Instead):
+            del critic._forward_hooks[key]
+    critic.register_forward_hook(_Instead(value), prepend=True)  # a hook that blends comes after
+
+
+@dataclass(frozen=True)
+class _Instead:
+    """The hook of ``answering``; a class, for hosts that pickle their critics."""
+
+    value: float
+
+    def __call__(self, _: torch.nn.Module, __: Any, output: Any) -> Any:
         if isinstance(output, Tensor):
-            return torch.full_like(output, value)
-        return type(output)(torch.full_like(part, value) for part in output)
-
-    critic.register_forward_hook(instead, prepend=True)  # a hook that blends comes after
+            return torch.full_like(output, self.value)
+        return type(output)(torch.full_like(part, self.value) for part in output)
 
 
 def check_reciprocity(make_host: MakeHost, agents: int | None = None, seed: int = 0, tolerance: float = 1e-4) -> None:
@@ -72,8 +85,9 @@ def check_reciprocity(make_host: MakeHost, agents: int | None = None, seed: int 
     5. With kappa = .5 the targets are others, and of one agent alone with kappa 1 others again: reciprocity is
        connected.
     6. The mixing is row-stochastic: critics that agree leave the targets as they were, and a critic that answers more
-       lowers nobody's target. Where there are several agents, somebody's rises with another's critic. Unless the host
-       itself mixes the critics of its team (QMIX), others weigh at most kappa together, and with kappa 1 twice as much.
+       lowers nobody's target. Where there are several agents, somebody's rises and falls with another's critic. Unless
+       the host itself mixes the critics of its team (QMIX), others weigh at most kappa together, and with kappa 1
+       twice as much.
     7. A transition that ends its episode has no bootstrap: its target is the one without reciprocity, whatever critics
        answer.
 
@@ -191,8 +205,8 @@ def _row_stochastic(made: Made, agents: int, tolerance: float) -> None:
             raise BrokenPromise(
                 f"kappa {KAPPA}: all critics answer {value:g} and targets move by {far:.3g}; weights must sum to one"
             )
-    nobody = _answered(made, KAPPA, [0.0] * agents)
-    heard = agents == 1
+    nobody, everybody = (_answered(made, KAPPA, [value] * agents) for value in (0.0, size))
+    heard = lost = agents == 1
     for j in range(agents):
         risen = _answered(made, KAPPA, [size * (k == j) for k in range(agents)]) - nobody
         if risen.min().item() < -tolerance * size:
@@ -201,10 +215,17 @@ def _row_stochastic(made: Made, agents: int, tolerance: float) -> None:
                 f"kappa {KAPPA}: critic {j} answers {size:g} more and the target of agent {i} falls by "
                 f"{-risen.min():.3g}; weights must not be negative"
             )
+        fallen = everybody - _answered(made, KAPPA, [size * (k != j) for k in range(agents)])
         others = [i for i in range(len(risen)) if i != j]
         heard = heard or bool((risen[others] > tolerance * size).any())
+        lost = lost or bool((fallen[others] > tolerance * size).any())
     if not heard:
         raise BrokenPromise(f"kappa {KAPPA}: no agent's target rises with another agent's critic")
+    if not lost:
+        raise BrokenPromise(
+            f"kappa {KAPPA}: targets rise with another agent's critic, but none falls with it; expected a mean, no "
+            "maximum"
+        )
 
 
 def _shares(made: Made, agents: int, tolerance: float) -> None:

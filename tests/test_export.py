@@ -246,6 +246,7 @@ def test_no_name_is_no_folder(trained, capsys):
         (["ddpg"], "--agent: expected one of agent_0, agent_1, or a number"),
         (["ddpg", "--agent", "agent_2"], "--agent agent_2: no such agent; did you mean 'agent_"),
         (["ddpg", "--agent", "2"], "--agent 2: no such agent; choose from agent_0, agent_1"),
+        (["ddpg", "--agent", "\u00b2"], "--agent \u00b2: no such agent; choose from agent_0, agent_1"),
         (["ddpg", "--agent", "0", "--member", "sed=1"], "--member sed=1: no such member; did you mean 'seed=1'?"),
         (["ddpg", "--agent", "0", "--member", "2"], "member: expected 0 to 1, got 2"),
         (["ddpg", "--agent", "0", "--format", "onx"], "--format: 'onx' is not a choice; did you mean 'onnx'?"),

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from marl.reciprocity import Exact, Reciprocal, ReciprocalCritics, UserError
+from marl.reciprocity import AdjacencySpace, Exact, Reciprocal, ReciprocalCritics, UserError
 
 
 def test_a_critic_that_writes_into_its_input_does_not_write_into_the_hosts():
@@ -63,3 +63,40 @@ def test_states_of_different_precision_pass_at_kappa_zero_and_are_refused_where_
     reciprocal.kappa = 0.5
     with pytest.raises(UserError, match=r"states\[1\]: expected float32 as states\[0\], got float64"):
         reciprocal(states)
+
+
+class Shifted(AdjacencySpace):
+    """A user's own."""
+
+    levels = (1,)
+
+    def __call__(self, states, real=None):
+        yield states + 1
+
+
+def test_a_space_of_ones_own_leaves_padding_as_it_is():
+    sums = [lambda s: s.sum(-1)] * 2
+    own_and_near = {"kappa": 1.0, "adjacency": Shifted()}  # kappa 1: what is heard, and nothing else
+    narrow, wide = torch.ones(1, 2), torch.ones(1, 3)
+    heard = ReciprocalCritics(sums, widths=[2, 3], **own_and_near)([narrow, wide])
+    assert heard.tolist() == [[4.0], [4.0]]  # 2 + 2 + 0, the padding; and 2 + 2, the third being cut
+    masks = torch.tensor([[True, True, False], [True, True, True]])
+    padded = torch.tensor([[[1.0, 1.0, 7.0]], [[1.0, 1.0, 1.0]]])
+    itself = ReciprocalCritics(sums, graph="self", masks=masks, **own_and_near)(padded)
+    assert itself.tolist() == [[11.0], [6.0]]
+    assert Reciprocal(2, adjacency=Shifted(), mask=masks).adjacent(padded)[0, :, 0].tolist() == [[2, 2, 7], [2, 2, 2]]
+
+
+@pytest.mark.parametrize("settings", [{}, {"rho": (2,)}, {"adjacency": "mask"}, {"adjacency": "gaussian"}], ids=str)
+@pytest.mark.parametrize("graph", ["complete", "random"])
+def test_random_numbers_are_drawn_on_the_cpu_whatever_torchs_default_device(settings, graph):
+    def module():
+        sums = [lambda s, k=k: s.sum(-1) * k for k in range(3)]
+        generator = torch.Generator().manual_seed(1)
+        return ReciprocalCritics(sums, 0.5, graph, generator=generator, **settings)
+
+    states = torch.randn(3, 8, 4, generator=torch.Generator().manual_seed(0))
+    here, there = module(), module()
+    expected = here(states)
+    with torch.device("meta"):  # stands for a GPU
+        assert torch.equal(there(states), expected)

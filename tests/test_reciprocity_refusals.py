@@ -98,6 +98,14 @@ CASES = {
         lambda: wrapped()(STATES[:1], torch.ones(2, 8, 1)),
         "argument 1: expected 1, as many as states, got 2",
     ),
+    "wrapper, whole numbers to be projected": (
+        lambda: wrapped(*[lambda s: mean(s.float())] * 2, projections=[torch.eye(3) / 2] * 2)(STATES.long()),
+        "states[0]: expected values in floating point, got int64",
+    ),
+    "wrapper, projections of two kinds": (
+        lambda: wrapped(projections=[torch.eye(3), torch.eye(3).double()]),
+        "projections[1]: expected float32 as projections[0], got float64",
+    ),
     # adjacent states that cannot be made
     "wrapper, adjacency": (
         lambda: wrapped(adjacency=3),

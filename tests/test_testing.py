@@ -1,6 +1,7 @@
 """``check_reciprocity`` passes hosts that keep the promises and names the promise that a planted fault breaks."""
 
 import itertools
+import pickle
 import random
 
 import numpy as np
@@ -234,6 +235,11 @@ class TooMuch(Table):
         return super().value() + 0.5 * (super().value() - self.own().detach())
 
 
+class OwnOrBlend(Loop):
+    def value(self):
+        return torch.maximum(super().value(), self.own().detach())
+
+
 class Constant(Table):
     """Any kappa above 0 counts as .1."""
 
@@ -297,6 +303,7 @@ class BootstrapsAfterTheEnd(Loop):
         (Negative, "critic 2 answers 1 more and the target of agent 0 falls by 0.225"),  # .9 * .5 * .5
         (OnlyItself, "no agent's target rises with another agent's critic"),
         (TooMuch, r"of agent 0 0, and its target is 0.225 above .* not weigh more than kappa"),  # .9 * (.75 - .5)
+        (OwnOrBlend, "rise with another agent's critic, but none falls with it"),
         (Constant, r"kappa 1 with answers of 0.5, .* differ by 0.045; .* in proportion to kappa"),  # .9 * (.1 - .05)
         (ConstantAlone, "kappa 1: the targets are those of kappa 0.5, kappa is not heeded"),
         (Squared, r"kappa 1 with answers of 0.5, .* differ by 0.225; .* in proportion to kappa"),  # .9 * (.5 - .25)
@@ -374,3 +381,19 @@ def test_answering_replaces_every_part_of_an_answer():
     twins = Twins()
     answering(twins, 2.5)
     assert [part.tolist() for part in twins(torch.ones(2, 3))] == [[[2.5], [2.5]], [[2.5], [2.5]]]
+
+
+def test_of_several_answers_to_one_critic_the_last_counts():
+    critic = nn.Linear(3, 1)
+    answering(critic, 10.0)
+    answering(critic, 20.0)
+    assert critic(torch.ones(2, 3)).tolist() == [[20.0], [20.0]]
+
+
+def test_a_host_that_pickles_its_critics_keeps_the_promises():
+    class Pickles(Loop):
+        def value(self):
+            self.critics = pickle.loads(pickle.dumps(self.critics))
+            return super().value()
+
+    check_reciprocity(Pickles)

@@ -261,7 +261,8 @@ class Ahead:
         """Those of each call, the last one first."""
         groups, rows, width = shape
         ahead = self.streams.integers((rows - 1) * width, calls, groups, rows)
-        sources = ahead.add_(torch.arange(width, (rows + 1) * width, width)).remainder_(rows * width).to(device)
+        following = torch.arange(width, (rows + 1) * width, width, device="cpu")
+        sources = ahead.add_(following).remainder_(rows * width).to(device)
         coordinates = (sources % width).unsqueeze(-1)
         return list(zip(sources.unbind(1), coordinates.unbind(1), strict=True))[::-1]
 

@@ -5,14 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-from marl.modules.adjacency import AdjacencySpace, Perturbed
+from marl.modules.adjacency import AdjacencySpace, Exact, Perturbed
 from marl.modules.graph import make_graph, validated
 from marl.modules.guards import (
     batched,
@@ -102,6 +102,8 @@ class Reciprocal(torch.nn.Module):
             raise UserError(f"adjacency: expected a name or an AdjacencySpace, got {type(adjacency).__name__}")
         elif not getattr(adjacency, "levels", ()):
             raise UserError("adjacency: expected levels, one for each state that the space yields, got none")
+        elif mask is not None and not isinstance(adjacency, Exact):
+            adjacency = _Unpadded(adjacency, mask)
         if isinstance(graph, str):
             links = Streams([torch.initial_seed()], "reciprocity/graph") if generator is None else streams
             graph = make_graph(graph, agents, min(2, agents - 1) if neighbours is None else neighbours, links)
@@ -225,6 +227,28 @@ class Reciprocal(torch.nn.Module):
         super()._apply(fn, recurse)
         self.engine.to(fn(torch.empty(0, device=self.engine.kappa.device)).device)  # kappa and weights stay float64
         return self
+
+
+class _Unpadded(AdjacencySpace):
+    """A user's space, which knows of no padding: what is padding in a state is put back.
+
+    Args:
+        mask: ``[G, D]`` bool, True where a coordinate is real.
+    """
+
+    def __init__(self, space: AdjacencySpace, mask: Tensor) -> None:
+        self.space, self.mask = space, mask
+        self.levels, self.views = space.levels, space.views
+
+    def __call__(self, states: Tensor, real: Tensor | None = None) -> Iterator[Tensor]:
+        mask = self.mask.to(states.device).unsqueeze(-2)
+        return (torch.where(mask, near, states) for near in self.space(states, real))
+
+    def state_dict(self) -> State:
+        return self.space.state_dict()
+
+    def load_state_dict(self, state: State) -> None:
+        self.space.load_state_dict(state)
 
 
 class _Given(Streams):

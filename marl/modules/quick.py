@@ -29,14 +29,15 @@ class Shortcuts(AbstractContextManager[None]):
     - Large linear layers run by oneDNN where that is quicker (``onednn``): the same sums in another order. Small ones
       are quicker by MKL.
 
-    Chains and layers are those which the critic has when this is made; of a critic that is no module, or compiled,
-    none. What is in them, and whether a hook looks on, is asked at each call; one with a ``forward`` of its own keeps
-    it. May be entered again inside, and by several threads.
+    Chains and layers are those which the critic has when this is made; of a critic that is no module, compiled, or
+    copied at each call (``DataParallel``), none. What is in them, and whether a hook looks on, is asked at each call;
+    one with a ``forward`` of its own keeps it. May be entered again inside, and by several threads.
     """
 
     def __init__(self, critic: Callable[..., Any]) -> None:
         self.parts = list(critic.modules()) if isinstance(critic, nn.Module) else []
-        known = [] if any(hasattr(part, "_orig_mod") for part in self.parts) else self.parts
+        other = any(hasattr(part, "_orig_mod") or isinstance(part, nn.DataParallel) for part in self.parts)
+        known = [] if other else self.parts
         self.chains = [
             (part, partial(_chain, part)) for part in known if type(part) is nn.Sequential and is_large(part)
         ]

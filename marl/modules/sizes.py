@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from marl.modules.guards import full_precision, require_tensor, same_device
+from marl.modules.guards import full_precision, require_floating, require_tensor, same_device
 from marl.types import UserError
 
 
@@ -93,6 +93,9 @@ class Projected(Alike):
             if matrix.dim() != 2 or matrix.shape[-1] != projections[0].shape[-1]:
                 shapes = [list(matrix.shape) for matrix in projections]
                 raise UserError(f"projections: expected matrices [D_i, S] with one S for all, got shapes {shapes}")
+            if matrix.dtype != projections[0].dtype:
+                expected, found = (str(x.dtype).removeprefix("torch.") for x in (projections[0], matrix))
+                raise UserError(f"projections[{i}]: expected {expected} as projections[0], got {found}")
         same_device({f"projections[{i}]": matrix for i, matrix in enumerate(projections)})
         self.widths = [len(matrix) for matrix in projections]
         self.mask = real(self.widths)
@@ -109,6 +112,7 @@ class Projected(Alike):
         seen = fitted(state, self.widths[i])
         if i == j:
             return seen
+        require_floating(f"states[{i}]", seen)  # to whole numbers the matrix would be rounded
         with full_precision(seen):
             return seen @ self.get_buffer(f"from_{i}_to_{j}").to(seen.dtype)
 

@@ -223,3 +223,13 @@ def test_those_who_are_heard_overwrite_and_a_copy_asks_its_own(wrap):
     rounds = 1 if wrap is HookedCritics else 2
     assert sorted(found) == [False, False] * rounds + [True, True] * rounds
     assert as_before(wrapper)
+
+
+def test_copies_that_data_parallel_makes_compute_with_their_own_weights():
+    """What ``torch.nn.parallel.replicate`` does on several GPUs: a copy of all attributes, then other parameters."""
+    network = nn.DataParallel(critic())
+    with quick(Shortcuts(network)), torch.no_grad():
+        copied = network.module._replicate_for_data_parallel()
+        copied._modules = dict(enumerate([nn.Linear(4, 1)]))
+        assert copied(STATES).shape == (64, 1)
+        assert torch.equal(copied(STATES), copied._modules[0](STATES))
