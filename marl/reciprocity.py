@@ -67,8 +67,10 @@ def reciprocate(own: Tensor, peers: Tensor, kappa: float | Tensor, weights: Tens
     row-stochastic. The numbers inside tensors are not looked at in a compiled graph or a vmap.
     """
     given: dict[str, Any] = {"own": own, "peers": peers}
-    given |= {"kappa": kappa} if isinstance(kappa, Tensor) else {}
-    given |= {} if weights is None else {"weights": weights}
+    if isinstance(kappa, Tensor):
+        given["kappa"] = kappa
+    if weights is not None:
+        given["weights"] = weights
     for name, value in given.items():
         require_tensor(name, value)
     same_device(given)

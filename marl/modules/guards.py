@@ -21,7 +21,7 @@ _HOW = {
 
 def refuse_array(what: str, value: Any) -> None:
     """Raise ``UserError`` for an array of NumPy or JAX."""
-    if isinstance(value, Tensor | list | tuple):
+    if isinstance(value, (Tensor, list, tuple)):
         return
     package = type(value).__module__.split(".")[0]
     if package in _HOW:
