@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -17,12 +16,13 @@ from marl.checkpoint import Checkpoints
 from marl.config import LoopConfig
 from marl.envs.base import EnvSpec, Step, VectorEnv
 from marl.evaluation import Evaluator
+from marl.finite import require_finite, require_seen
 from marl.log import Recorder
 from marl.streams import Streams
 from marl.terminal import Interrupted, stop_requests
-from marl.types import Acted, State, UserError, View
+from marl.types import Acted, State, View
 
-VITAL = {"grad/critic_norm", "grad/actor_norm", "loss/option", "distil/policy", "distil/value"}
+VITAL = ("grad/critic_norm", "grad/actor_norm", "loss/option", "distil/policy", "distil/value")
 """Metrics of an update ``[P, N]`` that are not finite once the networks are spoilt."""
 
 
@@ -168,11 +168,13 @@ class Training:
         for _ in range(due):
             self.metrics = self.learner.update(self.buffer.draw())
             self.updates += 1
-            for name in VITAL & self.metrics.keys():
-                require_finite(self.metrics[name], name, self.steps, self.env.spec.agents)
+            for name in VITAL:
+                if name in self.metrics:
+                    require_finite(self.metrics[name], name, self.steps, self.env.spec.agents)
         return due
 
     def stopped(self) -> str:
+        """What is said of a run that was asked to stop, once its state is saved."""
         return f"stopped at step {self.steps}, everything saved"
 
     def counts(self) -> dict[str, Tensor]:
@@ -374,26 +376,3 @@ def random_actions(streams: Streams, spec: EnvSpec, copies: int, avail: Tensor |
         sizes = torch.tensor(spec.action_sizes)[:, None]
         return (streams.uniform(spec.n_agents, copies) * sizes).long()
     return (2 * streams.uniform(spec.n_agents, copies, spec.action_size) - 1) * spec.action_mask[:, None]
-
-
-def require_seen(obs: Tensor, state: Tensor | None, step: int | None, agents: Sequence[str]) -> None:
-    """``require_finite`` of observations ``[P, N, E, D]`` and the global state ``[P, E, S]``."""
-    require_finite(obs, "observation", step, agents)
-    if state is not None:
-        require_finite(state.unsqueeze(1), "state", step, ["the environment"])
-
-
-def require_finite(values: Tensor, what: str, step: int | None, agents: Sequence[str]) -> None:
-    """Raise ``UserError`` naming the first member and agent of ``values`` (``[P, N, ...]``) that is not finite.
-
-    Args:
-        step: of the run; None: it has not begun.
-    """
-    if math.isfinite(values.sum()):
-        return
-    bad = (~torch.isfinite(values)).flatten(2).any(-1) if values.dim() > 2 else ~torch.isfinite(values)
-    if bad.any():
-        member, agent = bad.nonzero()[0].tolist()
-        who = agents[agent] if bad.shape[1] == len(agents) else "the shared network"
-        when = "as the first episode begins" if step is None else f"at step {step}; the last checkpoint is kept"
-        raise UserError(f"{what} of {who} (member {member}) is not finite {when}")

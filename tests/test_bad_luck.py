@@ -18,7 +18,7 @@ from marl.checkpoint import Checkpoints
 from marl.cli import main
 from marl.config import option
 from marl.envs.probes import Masking, ProbeOptions
-from marl.loop import require_finite
+from marl.finite import require_finite
 
 # ---- numbers that are not finite ----------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ import torch
 from marl.envs.base import EnvSpec, Step
 from marl.envs.probes import Discount, ProbeOptions, Truncation
 from marl.evaluation import Evaluation
+from marl.finite import require_finite
 from marl.loop import (
     Interrupted,
     LoopConfig,
@@ -22,7 +23,6 @@ from marl.loop import (
     interact,
     passed,
     random_actions,
-    require_finite,
     train,
 )
 from marl.replay import Replay

@@ -13,11 +13,12 @@ from marl.algos.common import Metrics
 from marl.algos.dqn import DQN, DQNConfig
 from marl.envs import make_env
 from marl.envs.base import EnvSpec, Step
+from marl.finite import require_finite
 from marl.lifelong.abreast import Abreast
 from marl.lifelong.experience import extract, in_order, load_replay, parted, restored, save_replay
 from marl.lifelong.options import LifelongOptions
 from marl.lifelong.tasks import Tasks
-from marl.loop import random_actions, require_finite
+from marl.loop import random_actions
 from marl.modules.q_values import QNetwork
 from marl.replay import Replay
 from marl.streams import Streams, derive

@@ -18,8 +18,9 @@ from torch import Tensor
 from marl.algos.dqn import DQN, DQNConfig
 from marl.envs import make_env
 from marl.envs.base import EnvSpec, VectorEnv
+from marl.finite import require_finite
 from marl.lifelong.abreast import Abreast
-from marl.loop import interact, random_actions, require_finite
+from marl.loop import interact, random_actions
 from marl.modules.q_values import QNetwork
 from marl.replay import Replay
 from marl.streams import Streams, derive
