@@ -17,20 +17,32 @@ THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB
 
 
 @contextlib.contextmanager
-def quiet_start() -> Iterator[None]:
-    """Processes started inside compute with one thread each, and leave Ctrl-C and SIGTERM to this process."""
-    before = {name: os.environ.get(name) for name in THREADS}
+def signals_held(*signals: signal.Signals) -> Iterator[None]:
+    """Processes started inside do not answer these signals (where the system can block them), nor does this one."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
     resource_tracker.ensure_running()  # else ``Process.start`` would do it, and unblock the signals
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    os.environ.update(dict.fromkeys(THREADS, "1"))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         yield
     finally:
-        for name, value in before.items():
-            os.environ.pop(name)
-            if value is not None:
-                os.environ[name] = value
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+@contextlib.contextmanager
+def quiet_start() -> Iterator[None]:
+    """Processes started inside compute with one thread each, and leave Ctrl-C and SIGTERM to this process."""
+    before = {name: os.environ.get(name) for name in THREADS}
+    with signals_held(signal.SIGINT, signal.SIGTERM):
+        os.environ.update(dict.fromkeys(THREADS, "1"))
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name)
+                if value is not None:
+                    os.environ[name] = value
 
 
 def how_it_ended(process: BaseProcess) -> str:

@@ -18,7 +18,7 @@ MAX_LINES = 400
 
 ROOMS: tuple[tuple[str, ...], ...] = (
     ("marl.types",),
-    ("marl.streams", "marl.config", "marl.pickling", "marl.finite"),
+    ("marl.streams", "marl.config", "marl.pickling", "marl.finite", "marl.processes"),
     ("marl.registry", "marl.population", "marl.envs.base"),
     ("marl.ops",),
     ("marl.modules",),
@@ -35,7 +35,6 @@ ROOMS: tuple[tuple[str, ...], ...] = (
         "marl.plot",
         "marl.drawing",
         "marl.doctor",
-        "marl.processes",
         "marl.runfolder",
         "marl.summary",
         "marl.terminal",
@@ -57,7 +56,7 @@ an algorithm or a replay knows the environments' contract (``envs.base``) and no
 public face, ``marl.reciprocity`` the one for other people's code. Only ``marl.lifelong``, whose experiments run in its
 frame, and the command line know ``marl.classic``, which has a rule of its own."""
 
-BASE = ("marl.types", "marl.streams", "marl.config", "marl.registry", "marl.pickling")
+BASE = ("marl.types", "marl.streams", "marl.config", "marl.registry", "marl.pickling", "marl.processes")
 RECIPROCITY = "marl.modules.reciprocity"
 RECIPROCITY_PUBLIC = {"Reciprocity", "ReciprocityConfig", "make_reciprocity"}
 RECIPROCITY_PARTS = (

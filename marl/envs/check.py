@@ -132,13 +132,9 @@ def _check_obs(env: VectorEnv, obs: Tensor, where: str) -> None:
 
 def _check_kind(x: Tensor | None, name: str, shape: tuple[int, ...] | None, kind: torch.dtype) -> None:
     """Of a tensor that the spec asks for, or (``shape`` None) does not."""
-    if x is None or shape is None:
-        said = (
-            "None, though its spec says that there is one"
-            if x is None
-            else "there, though its spec says that it is not"
-        )
-        _require(x is None and shape is None, f"{name} is {said}")
+    _require(x is not None or shape is None, f"{name} is None, though its spec says that there is one")
+    _require(x is None or shape is not None, f"{name} is there, though its spec says that it is not")
+    if x is None:
         return
     _require(tuple(x.shape) == shape, f"{name} must have shape {shape}, got {tuple(x.shape)}")
     _require(x.dtype == kind, f"{name} must be {kind}, got {x.dtype}")

@@ -10,8 +10,7 @@ import pickle
 import signal
 import threading
 import traceback
-from collections.abc import Iterator, Sequence
-from multiprocessing import resource_tracker
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -21,6 +20,7 @@ import torch
 from marl.envs.base import EnvSpec
 from marl.envs.copies import Build, CopiesEnv, Dead, LocalPool, Moment, Pool, Sight, copy_seeds
 from marl.pickling import dumps
+from marl.processes import signals_held
 from marl.streams import derive
 from marl.types import State, UserError
 
@@ -53,20 +53,6 @@ class Lost(Exception):
     """A worker process died or hung; the message says which."""
 
 
-@contextlib.contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """What is started inside is not ended by Ctrl-C: the fork server has no handler of its own before it has torch."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    resource_tracker.ensure_running()  # else the start would do it, and let interrupts through
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
-
 class Worker:
     """A process that holds a ``LocalPool`` and answers calls of its methods."""
 
@@ -74,7 +60,7 @@ class Worker:
         here, there = _CONTEXT.Pipe()
         self.connection = here
         self.process = _CONTEXT.Process(target=_serve, args=(there, dumps((build, list(seeds)))), daemon=True)
-        with _interrupts_held():
+        with signals_held(signal.SIGINT):  # the fork server has no handler of its own before it has torch
             self.process.start()
         there.close()  # so that the end of the process is the end of the pipe
 
