@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +25,9 @@ from marl.types import Acted, State, View
 
 VITAL = ("grad/critic_norm", "grad/actor_norm", "loss/option", "distil/policy", "distil/value")
 """Metrics of an update ``[P, N]`` that are not finite once the networks are spoilt."""
+
+LONG = 100_000
+"""Steps after which an evaluation that has not ended says so: without a time limit it might never end."""
 
 
 class Transition(NamedTuple):
@@ -150,11 +154,11 @@ class Training:
 
     def remember(self, transition: Transition) -> None:
         """Take in one step of all copies; raises ``UserError`` if a number of it is not finite."""
-        acted, step, agents = transition.acted, transition.step, self.env.spec.agents
-        require_finite(step.reward, "reward", self.steps, agents)
-        require_seen(step.next_obs, step.next_state, self.steps, agents)
+        acted, step, names = transition.acted, transition.step, (self.env.spec.agents, self.recorder.members)
+        require_finite(step.reward, "reward", self.steps, *names)
+        require_seen(step.next_obs, step.next_state, self.steps, *names)
         if step.done.any():  # elsewhere the same
-            require_seen(step.obs, step.state, self.steps, agents)
+            require_seen(step.obs, step.state, self.steps, *names)
         self.buffer.add(transition.view, acted, self.env.spec.taught(step))
         self.returns.add(step)
         self.steps += self.env.copies
@@ -170,7 +174,7 @@ class Training:
             self.updates += 1
             for name in VITAL:
                 if name in self.metrics:
-                    require_finite(self.metrics[name], name, self.steps, self.env.spec.agents)
+                    require_finite(self.metrics[name], name, self.steps, self.env.spec.agents, self.recorder.members)
         return due
 
     def stopped(self) -> str:
@@ -291,13 +295,17 @@ def advance(
     def save() -> None:
         checkpoints.save(training.steps, training.state_dict(), training.buffer)
 
-    def heed(*_: object) -> None:
-        if stop:
-            raise _BrokenOff
-
     def evaluate() -> dict[str, Tensor]:
         """Play and log what is due; nothing, and it stays due, if a stop is requested meanwhile."""
         result: dict[str, Tensor] = {}
+        played_so_far = itertools.count(1)
+
+        def heed(*_: object) -> None:
+            if stop:
+                raise _BrokenOff
+            if next(played_so_far) == LONG:
+                on_event(f"evaluation: its episodes have not ended after {LONG} steps; do they have a time limit?")
+
         if evaluator is not None:
             try:
                 with watch.time("eval"):
@@ -306,7 +314,8 @@ def advance(
                 return {}
             for event in played.events:
                 on_event(f"evaluation: {event}")
-            require_finite(played.returns, "evaluation return", training.steps, env.spec.agents)
+            names = env.spec.agents, training.recorder.members
+            require_finite(played.returns, "evaluation return", training.steps, *names)
             watch.work["eval"] += float(played.lengths.mean(1).sum())
             result = played.metrics()
         training.recorder.write(training.steps, result)

@@ -70,13 +70,13 @@ def poison(monkeypatch):
 @pytest.mark.parametrize(
     "what, value, said",
     [
-        ("reward", "nan", "reward of agent_1 (member 0) is not finite at step 60"),
-        ("reward", "-inf", "reward of agent_1 (member 0) is not finite at step 60"),
-        ("observation", "nan", "observation of agent_1 (member 0) is not finite at step 60"),
-        ("start", "nan", "observation of agent_1 (member 0) is not finite at step 59"),
-        ("start", "inf", "observation of agent_1 (member 0) is not finite at step 59"),
+        ("reward", "nan", "reward of agent_1 (member seed=0) is not finite at step 60"),
+        ("reward", "-inf", "reward of agent_1 (member seed=0) is not finite at step 60"),
+        ("observation", "nan", "observation of agent_1 (member seed=0) is not finite at step 60"),
+        ("start", "nan", "observation of agent_1 (member seed=0) is not finite at step 59"),
+        ("start", "inf", "observation of agent_1 (member seed=0) is not finite at step 59"),
         # (1e25)^2 is beyond float32: the reward is finite, and the loss of the batch that first holds it is not.
-        ("reward", "1e25", "grad/critic_norm of agent_1 (member 0) is not finite at step "),
+        ("reward", "1e25", "grad/critic_norm of agent_1 (member seed=0) is not finite at step "),
     ],
 )
 def test_a_number_that_is_not_finite_ends_the_run_and_keeps_its_last_checkpoint(
@@ -102,7 +102,7 @@ def test_an_evaluation_that_is_not_finite_ends_the_run_as_well(poison, capsys, t
     monkeypatch.setattr(Poison, "length", 100)  # an episode is now long enough for the 61st step
     settings = [*SMALL, "--steps", "200", "--run", tmp_path / "run"]
     line = refused(capsys, "train", "ddpg", "poison/masking", *settings)
-    assert line == "evaluation return of agent_1 (member 0) is not finite at step 0; the last checkpoint is kept"
+    assert line == "evaluation return of agent_1 (member seed=0) is not finite at step 0; the last checkpoint is kept"
     assert Checkpoints(tmp_path / "run" / "checkpoints").load().step == 0
 
 

@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import os
-import signal
 from dataclasses import dataclass
 
 import pytest
@@ -14,7 +13,6 @@ from marl.envs.probes import Discount, ProbeOptions, Truncation
 from marl.evaluation import Evaluation
 from marl.finite import require_finite
 from marl.loop import (
-    Interrupted,
     LoopConfig,
     Returns,
     Stopwatch,
@@ -37,7 +35,11 @@ class Config:
 
 
 class Tape(list):
-    """What happened, in order."""
+    """What happened, in order; and the lines that the user was told."""
+
+    def __init__(self):
+        super().__init__()
+        self.lines = []
 
 
 class Learner:
@@ -81,6 +83,8 @@ def studio(env_class=Discount, config=None, metrics=None, copies=1, plays=None, 
             super().add(*arguments)
 
     class Recorder:
+        members = ("kappa=0.5",)
+
         def write(self, step, values):
             if values:
                 tape.append(f"log {step} {'eval' if 'eval/return_mean' in values else 'train'}")
@@ -111,10 +115,9 @@ def studio(env_class=Discount, config=None, metrics=None, copies=1, plays=None, 
     memory = Memory(100, env.spec, 1, copies, [0], batch_size=4, schedule=schedule)
     learner = Learner(tape, metrics or {})
     training = Training(LoopConfig(**loop), [0], env, learner, memory, Recorder(), first_view(env, learner))
-    lines = []
 
     def roll(on_progress=lambda *_: None):
-        train(training, Saver(), Evaluator() if loop.get("eval_every") else None, on_progress, lines.append)
+        train(training, Saver(), Evaluator() if loop.get("eval_every") else None, on_progress, tape.lines.append)
 
     return tape, training, roll
 
@@ -309,6 +312,8 @@ def test_the_first_agent_with_a_number_that_is_not_finite_is_named(value):
     rewards[1, 2, 3] = value
     with pytest.raises(UserError, match=r"^reward of c \(member 1\) is not finite at step 5; the last checkpoint is"):
         require_finite(rewards, "reward", 5, "abc")
+    with pytest.raises(UserError, match=r"^reward of c \(member lr=0.1\) is not finite"):
+        require_finite(rewards, "reward", 5, "abc", ["lr=0.01", "lr=0.1"])
     with pytest.raises(UserError, match=r"^loss of the shared network \(member 0\) is not finite"):
         require_finite(torch.tensor([[value], [0.0]]), "loss", 5, "abc")
 
@@ -316,60 +321,12 @@ def test_the_first_agent_with_a_number_that_is_not_finite_is_named(value):
 @pytest.mark.parametrize("name", ["grad/critic_norm", "grad/actor_norm", "loss/option", "distil/value"])
 def test_a_spoilt_network_stops_the_loop_before_anything_is_saved(name):
     tape, _, roll = studio(metrics={name: torch.full((1, 1), float("nan"))}, steps=10, checkpoint_every=1, eval_every=0)
-    with pytest.raises(UserError, match=rf"{name} of agent_0 \(member 0\) is not finite at step 3"):
+    with pytest.raises(UserError, match=rf"{name} of agent_0 \(member kappa=0.5\) is not finite at step 3"):
         roll()
     assert tape[-2:] == ["add", "update"] and "save 3" not in tape
 
 
-# ---- signals ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_loop_after_the_step_with_everything_saved(number):
-    tape, training, roll = studio(steps=100, eval_every=0, checkpoint_every=0)
-    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-
-    def at_five(training, rates, news):
-        if training.steps == 5:
-            os.kill(os.getpid(), number)
-
-    with pytest.raises(Interrupted, match="stopped at step 6, everything saved"):
-        roll(at_five)
-    assert tape[-1] == "save 6" and training.steps == 6
-    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_breaks_an_evaluation_off_which_is_played_whole_as_the_run_goes_on(number):
-    tape, training, roll = studio(steps=4, eval_every=4, checkpoint_every=0, plays=iter([None, number, None]))
-    with pytest.raises(Interrupted, match="stopped at step 4, everything saved"):
-        roll()
-    assert tape[-2:] == ["evaluate", "save 4"] and training.state_dict()["evaluation_due"]
-    tape.clear()
-    roll()
-    assert tape == ["evaluate", "log 4 eval", "save 4"]  # and not once more when the run goes on again
-    tape.clear()
-    roll()
-    assert tape == []
-
-
-def test_a_signal_in_the_first_evaluation_leaves_the_run_where_it_begins():
-    tape, training, roll = studio(steps=4, eval_every=4, checkpoint_every=0, plays=iter([signal.SIGTERM]))
-    with pytest.raises(Interrupted, match="stopped at step 0, everything saved"):
-        roll()
-    assert tape == ["evaluate"] and training.steps == 0 and training.evaluation_due
-
-
-def test_a_second_ctrl_c_does_not_wait():
-    _, training, roll = studio(steps=100, eval_every=0)
-
-    def twice(training, rates, news):
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    with pytest.raises(KeyboardInterrupt) as caught:
-        roll(twice)
-    assert not isinstance(caught.value, Interrupted) and training.steps == 1
+# ---- time -----------------------------------------------------------------------------------------------------------
 
 
 def test_the_stopwatch_divides_work_by_its_own_time(monkeypatch):

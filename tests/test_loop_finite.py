@@ -46,7 +46,7 @@ class StainedState(Discount):
 
 def test_an_observation_after_a_reset_that_is_not_finite_is_not_remembered():
     tape, training, roll = studio(Stained, steps=50)
-    with pytest.raises(UserError, match=r"^observation of agent_0 \(member 0\) is not finite at step 9; the last"):
+    with pytest.raises(UserError, match=r"^observation of agent_0 \(member kappa=0.5\) is not finite at step 9; "):
         roll()
     assert training.steps == len(training.buffer) == tape.count("add") == 9
     assert not any(entry.startswith("save") for entry in tape)
@@ -60,6 +60,6 @@ def test_nor_does_a_training_begin_with_one():
 @pytest.mark.parametrize("where", ["state", "next_state"])
 def test_a_global_state_that_is_not_finite_is_not_remembered(where):
     _, training, roll = studio(type("There", (StainedState,), {"where": where}), steps=50)
-    with pytest.raises(UserError, match=r"^state of the environment \(member 0\) is not finite at step \d+;"):
+    with pytest.raises(UserError, match=r"^state of the environment \(member kappa=0.5\) is not finite at step \d+;"):
         roll()
     assert training.steps == len(training.buffer) < 50
