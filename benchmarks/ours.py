@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -89,8 +90,8 @@ def stepping(recipe: Recipe) -> tuple[Training, Callable[[], None]]:
     env = recipe.make_env(recipe.loop.copies)
     learner = recipe.make_learner(env.spec)
     buffer = learner.Buffer.of(recipe.config, env.spec, env.copies, recipe.seeds, learner.memory_size)
-    nothing: Any = None  # is logged
-    training = Training(recipe.loop, recipe.seeds, env, learner, buffer, nothing, first_view(env, learner))
+    recorder: Any = SimpleNamespace(members=[])  # nothing is logged
+    training = Training(recipe.loop, recipe.seeds, env, learner, buffer, recorder, first_view(env, learner))
     transitions = interact(env, training.view, training.act)
 
     def step() -> None:

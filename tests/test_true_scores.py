@@ -29,8 +29,8 @@ class Fives(Gates):
 def test_the_replay_holds_what_is_learnt_and_the_log_what_was_scored():
     env = Fives()
     replay = Replay(8, env.spec, 1, 1, [0], batch_size=4, schedule=Schedule(0, 1))
-    learner = SimpleNamespace(memory_size=0)
-    training = Training(LoopConfig(steps=1), [0], env, learner, replay, None, first_view(env, learner))
+    learner, recorder = SimpleNamespace(memory_size=0), SimpleNamespace(members=[])
+    training = Training(LoopConfig(steps=1), [0], env, learner, replay, recorder, first_view(env, learner))
     env.board = GatesBoard(*(torch.tensor([x]) for x in (4, 2, 3, 0)))  # the wall arrives, its gap in rows 3 to 5
     action = torch.zeros(1, 1, 1, dtype=torch.int64)
     step = env.step(action)

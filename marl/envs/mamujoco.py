@@ -134,10 +134,9 @@ def _make(id: str, name: str, options: Mapping[str, Any]) -> Any:
     except Exception as error:
         if isinstance(error, NotImplementedError) or "UNKNOWN partitioning" in str(error):
             raise UserError(f"no environment {id!r}{suggestion(name, TASKS)}") from None
-        if not options:
-            raise
         given = ", ".join(f"{key}={value!r}" for key, value in options.items())
-        raise UserError(f"{id} does not take {given}: {' '.join(str(error).split())}") from None
+        what = f"does not take {given}" if given else f"cannot be made by {_rules()}"
+        raise UserError(f"{id} {what}: {' '.join(str(error).split())}") from error
 
 
 class MaMuJoCo:
