@@ -16,7 +16,7 @@ import numpy as np
 
 from marl.config import suggestion
 from marl.envs.base import EnvSpec, VectorEnv
-from marl.envs.gym import ActionMap, box_size, check_limit, draw
+from marl.envs.gym import ActionMap, box_size, check_limit, draw, import_module
 from marl.envs.mujoco import load_world, save_world
 from marl.envs.packing import generator_state, load_generator
 from marl.envs.workers import make_copies
@@ -119,13 +119,9 @@ def _rules() -> str:
 
 
 def _make(id: str, name: str, options: Mapping[str, Any]) -> Any:
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):  # it prints a note on tasks that are not these
-            from gymnasium_robotics import mamujoco_v1
-    except ImportError:
-        raise UserError(
-            "mamujoco/* needs gymnasium-robotics: pip install -c constraints.txt -e '.[mamujoco]'"
-        ) from None
+    with contextlib.redirect_stderr(io.StringIO()):  # it prints a note on tasks that are not these
+        hint = "; pip install -c constraints.txt -e '.[mamujoco]'"
+        mamujoco_v1 = import_module(id, "gymnasium_robotics.mamujoco_v1", hint)
     scenario, _, partition = name.partition("-")
     try:
         return mamujoco_v1.parallel_env(

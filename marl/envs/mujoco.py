@@ -11,7 +11,7 @@ import torch
 
 from marl.config import suggestion
 from marl.envs.base import VectorEnv
-from marl.envs.gym import GymCopy, Keeper, learners, load_plain, plain_state
+from marl.envs.gym import GymCopy, Keeper, import_module, learners, load_plain, plain_state
 from marl.envs.workers import make_copies
 from marl.types import State, UserError
 
@@ -86,11 +86,8 @@ class MuJoCo:
     def make(
         self, name: str, *, seeds: Sequence[int], copies: int, agents: int | None, workers: int, options: Any
     ) -> VectorEnv:
-        try:
-            import gymnasium
-            import mujoco
-        except ImportError:
-            raise UserError("mujoco/* needs MuJoCo: pip install 'gymnasium[mujoco]' mujoco imageio") from None
+        hint = "; pip install 'gymnasium[mujoco]' mujoco imageio"
+        gymnasium, mujoco = (import_module(f"mujoco/{name}", module, hint) for module in ("gymnasium", "mujoco"))
         known = [key for key, spec in gymnasium.registry.items() if "envs.mujoco" in str(spec.entry_point)]
         if name not in known:
             raise UserError(f"no environment 'mujoco/{name}'{suggestion(name, known)}")

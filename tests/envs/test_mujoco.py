@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -128,6 +131,20 @@ def test_mistakes_are_one_line() -> None:
     small, large = make_env("mujoco/Hopper-v5"), make_env("mujoco/Ant-v5")
     with pytest.raises(UserError, match="this MuJoCo state has"):
         large.load_state_dict(small.state_dict())
+
+
+def test_without_mujoco_the_line_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mujoco", None)
+    with pytest.raises(UserError, match=r"^mujoco/Hopper-v5: cannot import 'mujoco' .*; pip install .*mujoco imageio$"):
+        make_env("mujoco/Hopper-v5")
+
+
+@pytest.mark.parametrize("name", ["mujoco/Hopper-v5", "mamujoco/Ant-2x4"])
+def test_a_graphics_library_that_mujoco_does_not_know_is_one_line(name: str) -> None:
+    command = [sys.executable, "-m", "marl.cli", "train", "td3", name]
+    ended = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "MUJOCO_GL": "crayon"})
+    (line,) = ended.stderr.splitlines()
+    assert ended.returncode == 2 and line.endswith("invalid value for environment variable MUJOCO_GL: crayon)")
 
 
 @pytest.mark.filterwarnings("error")
