@@ -25,6 +25,7 @@ from marl.streams import Streams
 from marl.types import State
 
 HIDDEN, FEATURES = 64, 32
+FEATURE_NETS = ("embed", "decode", "reward")
 MOST_GREEDY = 0.95
 
 
@@ -38,7 +39,8 @@ class OptionsConfig:
     greedy: float = option(0.001, "Growth per episode of the probability of the best option, up to .95.", sweep=True)
     xi: float = option(0.005, "What an option may be worse than the best one without being ended.", sweep=True)
     reconstruction: float = option(0.1, "Weight of the observation's reconstruction from its features.", sweep=True)
-    lr: float = option(1e-5, "Adam's learning rate of the option module.", sweep=True)
+    lr: float = option(1e-5, "Adam's learning rate of what options are worth and when they end.", sweep=True)
+    feature_lr: float = option(3e-4, "Adam's learning rate of the features and of the reward in them.", sweep=True)
     batch: int = option(32, "Transitions per update of the option module.")
     target_interval: int = option(1_000, "Updates of the option module between copies of its target.")
     max_grad_norm: float | None = option(10.0, "Clip each of its networks' gradients to this Euclidean norm.")
@@ -74,7 +76,7 @@ class OptionModule:
         teachers: frozen ones, whose options follow the agents'.
 
     Attributes:
-        episodes: ``[P]`` int64, how many began while options were chosen.
+        episodes: ``[P, N]`` int64, how many of each agent's began while options were chosen.
     """
 
     def __init__(
@@ -106,10 +108,11 @@ class OptionModule:
         }
         self.targets = {name: self.nets[name].target_copy() for name in ("successor", "successor_heads")}
         self.optimizers = {
-            name: StackedAdam(net, each("lr"), self.config.max_grad_norm) for name, net in self.nets.items()
+            name: StackedAdam(net, each("feature_lr" if name in FEATURE_NETS else "lr"), self.config.max_grad_norm)
+            for name, net in self.nets.items()
         }
         self.chance = Streams(seeds, "options/choose")
-        self.episodes = torch.zeros(len(seeds), dtype=torch.int64)
+        self.episodes = torch.zeros(len(seeds), self.agents, dtype=torch.int64)
         self.updates = 0
 
     def embed(self, obs: Tensor) -> Tensor:
@@ -151,11 +154,11 @@ class OptionModule:
             The options, counted from 1, of the memory's shape and type.
         """
         begins = memory.squeeze(-1) <= 0
-        self.episodes += begins[:, 0].sum(-1)
+        self.episodes += begins.sum(-1)
         features = self.embed(obs)
         option = self.option(memory)
         stop, keen, anything = self.chance.uniform(3, *option.shape[1:]).unbind(1)
-        greedy = (self.greedy * self.episodes.view(-1, 1, 1)).clamp(max=MOST_GREEDY)
+        greedy = (self.greedy * self.episodes.unsqueeze(-1)).clamp(max=MOST_GREEDY)
         other = torch.where(keen < greedy, self.values(features).argmax(-1), (anything * self.count).long())
         ends = begins | (stop < pick(self.beta(features), option))
         return (torch.where(ends, other, option) + 1).to(memory).unsqueeze(-1)
@@ -163,7 +166,7 @@ class OptionModule:
     @torch.no_grad()
     def imitation_weight(self, obs: Tensor, option: Tensor) -> Tensor:
         """c1 f(e), with ``staying`` times 1 - beta(s, o); 0 for one's own option: ``[P, N, B]``."""
-        fading = 0.5 + 0.5 * torch.tanh(3 - self.fade * self.episodes.view(-1, 1, 1))
+        fading = 0.5 + 0.5 * torch.tanh(3 - self.fade * self.episodes.unsqueeze(-1))
         weight = self.weight * fading * (option != self.me)
         return weight * (1 - pick(self.beta(self.embed(obs)), option)) if self.config.staying else weight
 

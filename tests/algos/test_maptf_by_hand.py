@@ -163,10 +163,10 @@ def test_the_agents_own_policy_acts_and_what_is_noted_is_the_option_of_that_step
     acted = learner.act(view, explore=True)
     assert (acted.action == torch.tensor([0, 1])[:, None]).all()
     assert acted.memory is not None and set(acted.memory.flatten().tolist()) == {1.0, 2.0}
-    assert learner.options.episodes.tolist() == [30]
+    assert learner.options.episodes.tolist() == [[30, 30]]
     played = learner.act(view, explore=False)
     assert played.memory is not None and torch.equal(played.memory, torch.zeros(1, 2, 30, 1))
-    assert learner.options.episodes.tolist() == [30]
+    assert learner.options.episodes.tolist() == [[30, 30]]
 
 
 def test_networks_that_cannot_be_imitated_are_refused():

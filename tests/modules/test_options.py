@@ -22,7 +22,7 @@ STATES = 4
 
 def make(agents: int = 1, seeds: tuple[int, ...] = (0,), **settings: Any) -> OptionModule:
     """phi copies the observation and never moves."""
-    config = OptionsConfig(lr=0.01, target_interval=5)
+    config = OptionsConfig(lr=0.01, feature_lr=0.01, target_interval=5)
     for name, value in settings.items():
         config = replace(config, name, value)
     gamma = torch.full((len(seeds), 1, 1), GAMMA)
@@ -174,7 +174,7 @@ def test_only_rewards_and_reconstruction_teach_the_features():
 
 
 def test_features_learn_to_tell_the_reward_and_the_observation():
-    config = OptionsConfig(lr=0.01)
+    config = OptionsConfig(feature_lr=0.01)
     mask = torch.tensor([[True] * 4, [True, True, False, False]])
     module = OptionModule([config], torch.full((1, 1, 1), GAMMA), [0], mask)
     obs = states(0, 1, agents=2)
@@ -212,7 +212,31 @@ def test_an_option_goes_on_unless_it_ends_and_is_chosen_anew_where_an_episode_be
         torch.testing.assert_close(share(first), torch.full((3,), 1 / 3), atol=0.03, rtol=0)
         second = module.choose(obs, first)
         assert abs((first == second).float().mean() - kept) < 0.02
-        assert module.episodes.tolist() == [4000]  # once for all three agents of a copy, and not again
+        assert module.episodes.tolist() == [[4000] * 3]  # and not again
+
+
+def test_agents_that_play_copies_of_their_own_count_their_own_episodes():
+    module = chooser(0.0, greedy=0.0001)
+    memory = torch.zeros(1, 3, 4000, 1)
+    memory[:, 0] = 1.0  # agent 0 is in the middle of its first one
+    options = module.choose(torch.zeros(1, 3, 4000, STATES), memory)
+    assert module.episodes.tolist() == [[0, 4000, 4000]]
+    best = (options == 2).float().mean((0, 2, 3))
+    # agent 0: half of its options end, a third of these come to 2; the others: .4 + .6 / 3
+    torch.testing.assert_close(best, torch.tensor([1 / 6, 0.6, 0.6]), atol=0.03, rtol=0)
+
+
+def test_features_and_the_reward_in_them_have_a_rate_of_their_own():
+    """Adam's first step is as long as the rate, whatever the gradient."""
+    config = OptionsConfig(lr=0.5, feature_lr=0.25, xi=1.0)
+    module = OptionModule([config], torch.full((1, 1, 1), GAMMA), [0], torch.ones(1, STATES, dtype=torch.bool))
+    before = {name: net.flat.data.clone() for name, net in module.nets.items()}
+    option = torch.zeros(1, 1, 2, dtype=torch.int64)
+    module.update(states(0, 1), torch.ones(1, 1, 2), states(2, 3), flags(0, 0), option)
+    steps = {name: float((net.flat.data - before[name]).abs().max()) for name, net in module.nets.items()}
+    features = dict.fromkeys(("embed", "decode", "reward"), 0.25)
+    options = dict.fromkeys(("successor", "successor_heads", "termination", "termination_heads"), 0.5)
+    assert steps == pytest.approx({**features, **options}, rel=1e-3)
 
 
 def test_the_best_option_is_chosen_more_often_with_every_episode_up_to_19_times_in_20():
