@@ -93,8 +93,6 @@ def train(
     if parts.wanted(recipe.loop):
         return parts.train(recipe, folder, command, progress)
     with begin(recipe, lambda: new_run(algorithm, environment, folder), command, say) as session:
-        if progress and not session.training.buffer.schedule.due(recipe.loop.steps):
-            say(f"note: nothing will be learnt: {recipe.loop.steps} steps end before the first update is due")
         _run(session, progress)
     return session.folder
 

@@ -68,7 +68,9 @@ def check_ranges(config: Any) -> None:
                 continue
             least = setting.least if setting.least is not None else int(isinstance(number, int) and _counts(setting))
             if not (math.isfinite(number) and least <= number <= setting.most):
-                wanted = f"{least} or more" if math.isinf(setting.most) else f"a number from {least} to {setting.most}"
+                wanted = f"a number from {least} to {setting.most}"
+                if math.isinf(setting.most):
+                    wanted = f"{least} or more" if math.isfinite(number) else f"a finite number, {least} or more"
                 got = ",".join(map(str, value)) if isinstance(value, tuple) else value
                 raise UserError(f"{setting.name}: expected {wanted}, got {got}")
 
@@ -117,7 +119,10 @@ def _read(name: str, kind: Any, text: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         return None if text.lower() == "none" else _read(name, next(a for a in args if a is not type(None)), text)
     if origin is tuple:
-        return tuple(_read(name, args[0], part) for part in text.split(",") if part)
+        parts = text.split(",") if text else []
+        if not all(parts):
+            raise ValueError(text)
+        return tuple(_read(name, args[0], part) for part in parts)
     if kind is bool:
         return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()]
     return _integer(text) if kind is int else kind(text)

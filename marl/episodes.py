@@ -112,7 +112,7 @@ class Episodes:
         for name, x in seen.items():
             end = slots.finals.get(name, number).unsqueeze(1)
             seen[name] = torch.where(final.view(*final.shape, *[1] * (x.dim() - 3)), end, x)
-        moves = {name: take(ring, row[:, :-1]) for name, ring in slots.moves.items()}
+        moves = {name: take(ring, row[:, :-1]) for name, ring in slots.moves.items() if name != "left"}
         if slots.spec.discrete:
             moves["action"] = moves["action"].long()
         seen["obs"] = seen["obs"].float()

@@ -112,7 +112,7 @@ def export(
     if out == "":
         raise UserError("--out: expected a folder, got ''")
     if missing := [name for name in kind.needs if importlib.util.find_spec(name) is None]:
-        raise UserError(f"--format {form} needs {', '.join(missing)}: pip install '{DISTRIBUTION}[export]'")
+        raise UserError(f"--format {form} needs {', '.join(missing)}: pip install -c constraints.txt -e '.[export]'")
     home, local = parts.home(run, member)
     recipe = read_recipe(home)
     with contextlib.closing(recipe.make_env(copies=1)) as env:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from marl.events import EventFile, csv_text
 from marl.runfolder import explain_disk_errors
-from marl.types import State
+from marl.types import State, UserError
 
 COLUMNS = ("step", "member", "metric", "agent", "unit", "value")
 """The columns of ``metrics.csv``; ``agent`` is empty where the value belongs to the member as a whole."""
@@ -130,9 +130,12 @@ class Recorder:
                 ``[P]`` (one agent, or one network that all agents share).
 
         Raises:
-            KeyError: a name is not in ``METRICS``.
+            UserError: a name is not in ``METRICS``.
             ValueError: a value has another shape.
         """
+        for name in values:
+            if name not in METRICS:
+                raise UserError(f"no metric {name!r}: register it in marl.log.METRICS, with its unit")
         self._step = step
         rows: list[tuple[Any, ...]] = []
         with self._disk():

@@ -96,6 +96,7 @@ def train(recipe: Recipe, folder: Path | None, command: str, progress: bool) -> 
         Interrupted: after SIGINT or SIGTERM, once every part is saved.
         UserError: as ``marl.api.train``; a part that failed does not stop the others.
     """
+    entries = registry.entries(recipe.algorithm, recipe.environment, recipe.loop.engine)
     with contextlib.closing(make_engine(recipe.loop.engine, recipe.loop.address)) as engine:
         set_threads(recipe.loop)
         shares = split([member.name for member in recipe.members], recipe.loop.workers or engine.capacity)
@@ -108,13 +109,14 @@ def train(recipe: Recipe, folder: Path | None, command: str, progress: bool) -> 
             identity = {"id": secrets.token_hex(8), "parts": shares}
             threads = {"threads": recipe.loop.threads or 1}  # of a worker
             write_config(folder, recipe.to_json() | about(command, spec) | threads | identity)
-            _run(engine, folder, recipe, progress)
+            _run(engine, folder, recipe, entries, progress)
     return folder
 
 
 def resume(folder: Path, steps: int | None, progress: bool, address: str | None = None) -> Path:
     """Go on with every part from its newest checkpoint, on the same engine; ``steps`` is a new end."""
     recipe = read_recipe(folder)
+    entries = registry.entries(recipe.algorithm, recipe.environment, recipe.loop.engine)
     address = address or recipe.loop.address
     with lock(folder), contextlib.closing(make_engine(recipe.loop.engine, address)) as engine:
         if steps is not None:
@@ -123,7 +125,7 @@ def resume(folder: Path, steps: int | None, progress: bool, address: str | None 
         if progress:
             reached = [_reached(part) for part in folders(folder)]
             say_where(_steps(reached), min(reached) >= recipe.loop.steps)
-        _run(engine, folder, recipe, progress)
+        _run(engine, folder, recipe, entries, progress)
     return folder
 
 
@@ -192,7 +194,7 @@ class _Task:
         self.call = self.worker.call("advance", stop)
 
 
-def _run(engine: Engine, folder: Path, recipe: Recipe, progress: bool) -> None:
+def _run(engine: Engine, folder: Path, recipe: Recipe, entries: tuple[str, str], progress: bool) -> None:
     """Bring every part to its end, as many at a time as the engine has room for; then gather their numbers.
 
     Raises:
@@ -200,7 +202,6 @@ def _run(engine: Engine, folder: Path, recipe: Recipe, progress: bool) -> None:
         UserError, RuntimeError: what the first part that failed said; the others are done.
     """
     shares = names(folder)
-    entries = registry.ALGORITHMS[recipe.algorithm], registry.ENVIRONMENTS[recipe.environment.partition("/")[0]]
     about_run = str(folder.resolve()), read_config(folder)["id"]
     waiting, tasks, unfinished = list(shares), list[_Task](), set(shares)
     deaths: dict[str, list[int]] = defaultdict(list)

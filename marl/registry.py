@@ -37,6 +37,20 @@ ENVIRONMENTS: dict[str, str] = {
 """Family (the part of an environment's id before the slash) -> ``"module:object"`` of an ``EnvFamily``."""
 
 
+def entries(algorithm: str, environment: str, engine: str) -> tuple[str, str]:
+    """Where an algorithm and an environment's family are, for the workers of an engine that may not know them.
+
+    Raises ``UserError`` for one that is defined in the script itself, which workers of ``ray`` cannot import.
+    """
+    found = ALGORITHMS[algorithm], ENVIRONMENTS[environment.partition("/")[0]]
+    for entry in found:
+        if engine == "ray" and entry.startswith("__main__:"):
+            raise UserError(
+                f"engine ray: {entry} is in the script itself; put it in a module that the workers can import"
+            )
+    return found
+
+
 def load(entry: str) -> Any:
     """The object that ``"module:name"`` points to."""
     module, _, name = entry.partition(":")

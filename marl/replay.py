@@ -23,10 +23,10 @@ class Replay:
     and, near an episode's beginning, from the older frames of its first stack, which lie in a side table too. The ring
     has as many slots more as the oldest stack needs.
 
-    Memory per transition and agent: 4 D + 4 A + 5 bytes (discrete: 4 D + 6; A more where actions are masked, 4 H more
-    where the learner notes something; D in place of 4 D where observations are bytes, which become float32 when they
-    are drawn; one frame in place of D where they are stacked), and 4 bytes per copy and slot (4 S more with the global
-    state, 4 more with stacks), plus what is seen once more for every episode end, and every beginning of a stack.
+    Memory per transition and agent: 4 D + 4 A + 6 bytes (discrete: 4 D + 7; 1 less of an agent alone; A more where
+    actions are masked, 4 H more where the learner notes something; D in place of 4 D where observations are bytes,
+    float32 when drawn; one frame in place of D where they are stacked), and 4 bytes per copy and slot (4 S more with
+    the global state, 4 more with stacks), plus what is seen once more for every episode end and beginning of a stack.
 
     Args:
         capacity: transitions per member; rounded down to whole time slots of E.
@@ -75,6 +75,9 @@ class Replay:
         }
         if memory_size:
             self.moves["memory"] = torch.zeros(*grid, n, memory_size)
+        if n > 1:  # one alone cannot leave an episode that goes on
+            self.moves["left"] = torch.zeros(*grid, n, dtype=torch.bool)
+        self.left = torch.zeros(members, n, copies, dtype=torch.bool)  # who is gone from the running episodes
         self.finals = Rare(grid, {name: x[0, 0, 0] for name, x in self.seen.items()})
         self.older: Rare | None = None
         if spec.stack > 1:
@@ -112,8 +115,10 @@ class Replay:
         for name, ring in self.seen.items():
             ring[now] = self._kept(name, getattr(view, name))
             ring[following] = self._kept(name, getattr(step, name))
+        told = {**step._asdict(), **acted._asdict(), "left": self.left}
         for name, ring in self.moves.items():
-            ring[now] = getattr(acted if name in ("action", "memory") else step, name).transpose(1, 2)
+            ring[now] = told[name].transpose(1, 2)
+        self.left = (self.left | step.terminated) & ~step.done
         ended = step.done.any(1)
         if ended.any():
             last = {name: self._kept(name, getattr(step, f"next_{name}"))[ended] for name in self.seen}
@@ -138,6 +143,7 @@ class Replay:
             self.lost[self.written % self.ring] = True
             self.any_lost = True
             self.written += 1
+        self.left.zero_()
         if self.older is not None:
             self.begins = torch.ones_like(self.begins)
 
@@ -171,6 +177,9 @@ class Replay:
         found["obs"], found["next_obs"] = found["obs"].float(), found["next_obs"].float()
         if self.spec.discrete:
             found["action"] = found["action"].long()
+        left = found.pop("left", None)
+        if left is not None and left.any():
+            found["valid"] = ~left
         return Batch(**{name: x.transpose(1, 2) for name, x in found.items()})
 
     def _require_some(self) -> None:
@@ -309,6 +318,7 @@ class Replay:
             "written": self.written,
             "head": {name: ring[self.written % self.ring].clone() for name, ring in self.seen.items()},
             "sampler": self.sampler.state_dict(),
+            "left": self.left.clone(),
         }
         return state if self.older is None else state | {"begins": self.begins.clone()}
 
@@ -318,6 +328,7 @@ class Replay:
         for name, ring in self.seen.items():
             ring[self.written % self.ring] = state["head"][name]
         self.sampler.load_state_dict(state["sampler"])
+        self.left = state["left"].clone()
         if self.older is not None:
             self.begins = state["begins"].clone()
 

@@ -67,6 +67,8 @@ def begin(
         if not env.spec.exact_state:
             note(f"note: the state of {recipe.environment} cannot be saved; a resumed run starts new episodes")
         training = _assemble(stack, recipe, folder, env, learner, view)
+        if not training.buffer.schedule.due(recipe.loop.steps):
+            note(f"note: nothing will be learnt: {recipe.loop.steps} steps end before the first update is due")
         checkpoints = Checkpoints(folder / "checkpoints")
         checkpoints.save(0, training.state_dict(), training.buffer)
         write_config(folder, recipe.to_json() | about(command, env.spec))

@@ -66,6 +66,7 @@ class Batch(NamedTuple):
             one that counts: an episode's end, or the newest step.
         steps: ``[P, 1, B]`` int64, how many count. ``next_obs``, ``terminated`` and ``next_avail`` are those of the
             last of these steps.
+        valid: ``[P, N, B]`` bool: False where the agent had left the episode before; None: nowhere.
     """
 
     obs: Tensor
@@ -78,6 +79,7 @@ class Batch(NamedTuple):
     memory: Tensor | None = None
     rewards: Tensor | None = None
     steps: Tensor | None = None
+    valid: Tensor | None = None
 
 
 class Trajectory(NamedTuple):

@@ -40,6 +40,13 @@ def test_train_resume_and_evaluate_hand_on_a_folder(tmp_path):
     assert member["name"] == "seed=0" and member["mean"] <= 1 and member["standard_error"] >= 0
 
 
+def test_a_run_that_ends_before_the_first_update_says_so_without_a_progress_bar_too(capsys):
+    marl.train("maddpg", "probe/team", steps=20, **SMALL)
+    assert "note: nothing will be learnt: 20 steps end before the first update is due" in capsys.readouterr().err
+    marl.train("maddpg", "probe/team", steps=40, **SMALL)
+    assert "nothing will be learnt" not in capsys.readouterr().err
+
+
 def test_options_that_an_environment_does_not_declare_are_the_same_after_a_resume():
     settings = {"shape": (2, np.int64(3)), "rate": np.float32(0.5), "table": np.eye(2), "name": "x"}
     assert all_options("gym/CartPole-v1", settings) == {

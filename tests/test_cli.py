@@ -122,7 +122,7 @@ def test_a_folder_whose_configuration_is_somebody_elses_is_named(command, capsys
 
 
 def test_options_of_a_foreign_environment_are_read_as_json(capsys):
-    out(capsys, "train", "ddpg", "gym/Pendulum-v1", *SMALL, "--steps", "3", "--env.g", "9.5", "--run", "r")
+    out(capsys, "train", "ddpg", "gym/Pendulum-v1", *SMALL, "--steps", "60", "--env.g", "9.5", "--run", "r")
     assert read_config(Path("r"))["env"] == {"g": 9.5}
 
 

@@ -128,6 +128,8 @@ def test_text_is_read_by_the_type_of_its_setting(kind, text, value):
         (int, "1.5", "x: expected int, got '1.5'"),
         (bool, "maybe", "x: expected bool, got 'maybe'"),
         (tuple[int, ...], "1,y", "x: expected int,..., got '1,y'"),
+        (tuple[int, ...], "1,,2", "x: expected int,..., got '1,,2'"),
+        (tuple[str, ...], "a,", "x: expected str,..., got 'a,'"),
         (float | None, "many", "x: expected float or none, got 'many'"),
         (Literal["ring", "star"], "rong", "x: 'rong' is not a choice; did you mean 'ring'?"),
         (Literal["ring", "star"], "q", "x: 'q' is not a choice; choose from ring, star"),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -43,6 +46,15 @@ def test_the_environment_refuses_a_walker_alone_and_an_unknown_option():
         make_env("tutorial/meeting", agents=1)
     with pytest.raises(marl.UserError, match="did you mean 'stride'"):
         make_env("tutorial/meeting", options={"strides": 1})
+
+
+def test_the_export_page_exports_a_run_of_the_environment(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parent.parent / "docs/howto/export.md").read_text()
+    (program,) = re.findall(r"```python\n([^`]*add_environment[^`]*)```", page)
+    marl.train("ddpg", "tutorial/meeting", run="runs/meeting", steps=10, hidden=(8,), eval_every=0)
+    exec(compile(program, "export.md", "exec"), {})
+    assert (tmp_path / "runs/meeting/export/seed=0-walker_0/policy.safetensors").is_file()
 
 
 def test_ddpg_learns_to_meet(tmp_path, monkeypatch):

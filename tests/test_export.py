@@ -271,7 +271,7 @@ def test_bad_input_is_answered_with_one_line(arguments, answer, trained, capsys,
 def test_a_missing_package_is_named_with_the_command_that_installs_it(trained, capsys, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     line = refused(capsys, "export", trained / "ddpg", "--agent", 0, "--format", "onnx")
-    assert line == "--format onnx needs onnx, onnxscript: pip install 'marl-reciprocity[export]'"
+    assert line == "--format onnx needs onnx, onnxscript: pip install -c constraints.txt -e '.[export]'"
 
 
 def test_a_learner_of_somebody_elses_is_refused():

@@ -9,6 +9,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from marl.log import METRICS, Recorder, member_settings, tag
+from marl.types import UserError
 
 CONFIG = {
     "algorithm": "maddpg",
@@ -89,10 +90,16 @@ def test_the_text_of_a_number_gives_its_bits_back(tmp_path):
     assert torch.equal(torch.tensor([float(r["value"]) for r in rows(tmp_path)], dtype=torch.float32), value)
 
 
-def test_an_unknown_name_and_a_wrong_shape_are_programming_errors(tmp_path):
+def test_a_metric_without_a_unit_is_named_with_the_table_to_register_it_in_and_nothing_is_written(tmp_path):
     recorder = Recorder(tmp_path, MEMBERS, AGENTS)
-    with pytest.raises(KeyError, match="eval/returns"):
-        recorder.write(1, {"eval/returns": torch.zeros(2)})
+    with pytest.raises(UserError, match=r"^no metric 'mine/x': register it in marl\.log\.METRICS, with its unit$"):
+        recorder.write(1, {"replay/size": torch.zeros(2), "mine/x": torch.zeros(2)})
+    recorder.close()
+    assert rows(tmp_path) == [] and not (tmp_path / "tensorboard").exists()
+
+
+def test_a_wrong_shape_is_a_programming_error(tmp_path):
+    recorder = Recorder(tmp_path, MEMBERS, AGENTS)
     with pytest.raises(ValueError, match=r"loss/critic: expected the shape \[2\] or \[2, 2\], got \[2, 3\]"):
         recorder.write(1, {"loss/critic": torch.zeros(2, 3)})
     with pytest.raises(ValueError, match=r"replay/size: expected the shape \[2\], got \[2, 2\]"):

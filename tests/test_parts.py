@@ -1,7 +1,9 @@
 """A population that workers share is the same run: each part's numbers, the whole folder, and what it survives."""
 
+import importlib
 import os
 import signal
+import sys
 import time
 
 import pytest
@@ -308,6 +310,18 @@ def test_an_algorithm_that_only_the_caller_registered_is_known_to_the_workers(he
     monkeypatch.setitem(registry.ALGORITHMS, "mine", registry.ALGORITHMS["maddpg"])
     here(before=lambda part: registry.ALGORITHMS.pop("mine", None))  # a new process does not know it
     assert last_step(small(tmp_path / "run", algorithm="mine", workers=1)) == 30
+
+
+def test_what_the_script_itself_defines_is_refused_with_ray_alone_and_before_there_is_a_folder(
+    here, monkeypatch, tmp_path
+):
+    monkeypatch.setitem(sys.modules, "__main__", importlib.import_module("marl.algos.maddpg"))
+    monkeypatch.setitem(registry.ALGORITHMS, "mine", "__main__:MADDPG")
+    here()
+    with pytest.raises(UserError, match=r"^engine ray: __main__:MADDPG is in the script itself; put it in a module"):
+        small(tmp_path / "run", algorithm="mine", engine="ray")
+    assert not (tmp_path / "run").exists()
+    assert last_step(small(tmp_path / "run", algorithm="mine", engine="processes", workers=1)) == 30
 
 
 def test_a_worker_computes_with_the_threads_asked_for(made, tmp_path):

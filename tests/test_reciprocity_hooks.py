@@ -13,6 +13,7 @@ from torch import nn
 
 from marl.reciprocity import HookedCritics, LinearKappa, ReciprocalCritics, reciprocate
 from marl.testing import answering, check_reciprocity
+from marl.types import UserError
 
 # what it computes
 
@@ -241,7 +242,7 @@ def test_the_critics_stay_the_hosts():
     critics = networks()
     names = set(critics[0].state_dict())
     hooks = HookedCritics(critics)
-    assert not list(hooks.parameters()) and set(hooks.state_dict()) == {"reciprocal._extra_state"}
+    assert not list(hooks.parameters()) and set(hooks.state_dict()) == {"_extra_state", "reciprocal._extra_state"}
     assert set(critics[0].state_dict()) == names
 
 
@@ -366,3 +367,21 @@ def test_a_hooked_critic_compiles_in_one_piece_where_nothing_is_drawn():
     compiled = torch.compile(critics[0], backend="eager", fullgraph=True)
     for _ in range(3):  # in the first call a thread meets the hooks for the first time
         torch.testing.assert_close(compiled(states), critics[0](states))
+
+
+def test_gaussian_noise_of_each_critic_is_measured_by_its_own_states_which_are_saved():
+    """Critic 0 sees -1 and 1, critic 1 sees 999 and 1001: deviation 1 each, of all together 500."""
+    seen, critics = {}, [Single(), Single()]
+    hooks = HookedCritics(critics, 0.5, "ring", "gaussian", sigma=0.02, rho=(2,), generator=seeded())
+    critics[0].register_forward_pre_hook(lambda _, given: seen.setdefault("asked", []).append(given[0]))
+    wide = torch.tensor([-1.0, 1.0]).repeat(500)[:, None].expand(-1, 2)
+    for states in (wide, wide + 1000, wide, wide + 1000):
+        for critic in critics[:1] if states is wide else critics[1:]:
+            critic(states, torch.zeros(1000, 1))
+    moved = seen["asked"][-1] - (wide + 1000)  # critic 0, asked about critic 1's states
+    assert abs(moved.std().item() - 0.02) < 0.002
+    other = HookedCritics([Single(), Single()], 0.5, "ring", "gaussian")
+    other.load_state_dict(hooks.state_dict())
+    assert [round(space.moments.mean[0, 0, 0].item(), 6) for space in other.spaces] == [0.0, 1000.0]
+    with pytest.raises(UserError, match="expected what 0 critics' adjacency spaces have noted, got that of 2"):
+        HookedCritics([Single(), Single()], 0.5, "ring").load_state_dict(hooks.state_dict())

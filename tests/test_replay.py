@@ -321,3 +321,33 @@ def test_masks_and_notes_are_kept_with_their_moment_and_the_successors_mask_is_t
         assert torch.equal(batch.next_avail[0, 0].int().argmax(-1), after % 3)
     assert torch.equal(other.seen["state"], replay.seen["state"])
     assert torch.equal(other.read(13, 20)["final_state"], replay.read(13, 20)["final_state"])
+
+
+def departure(steps, left=(), over=()):
+    """A replay of one member and one copy: agent 1 terminates at the steps ``left``, the episode ends at ``over``."""
+    replay = make(50, seeds=(0,), copies=1)
+    for time in range(steps):
+        terminated = torch.tensor([False, time in left]).view(1, 2, 1)
+        done = torch.full((1, 2, 1), time in over)
+        obs = torch.full((1, 2, 1, 5), float(time))
+        step = Step(obs + 1, obs + 1, obs[..., 0], terminated, done, None)
+        replay.add(View(obs), Acted(torch.zeros(1, 2, 1, 1)), step)
+    return replay
+
+
+def test_rows_of_an_agent_that_left_do_not_count_until_its_copys_episode_ends():
+    """It leaves at step 1 and the episode ends at step 3; what is said of it in between never happened."""
+    replay = departure(6, left=(1, 2, 3), over=(3,))
+    batch = replay.sample(300)
+    gone = (batch.reward == 2) | (batch.reward == 3)
+    assert torch.equal(batch.valid[:, 1], ~gone[:, 1]) and batch.valid[:, 0].all() and gone.any()
+    assert departure(6, left=(3,), over=(3,)).sample(300).valid is None  # it left with all others
+
+
+def test_who_has_left_is_saved_and_forgotten_where_the_environment_starts_anew():
+    replay, saved = departure(2, left=(1,)), make(50, seeds=(0,), copies=1)
+    saved.load_state_dict(replay.state_dict())
+    saved.restore([(0, replay.read(0, 2))])
+    assert saved.left.tolist() == [[[False], [True]]]
+    saved.interrupt()
+    assert not saved.left.any()

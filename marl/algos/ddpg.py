@@ -19,7 +19,7 @@ from marl.modules.optim import StackedAdam
 from marl.modules.reciprocity import ReciprocityConfig, make_reciprocity
 from marl.modules.stacked import StackedMLP
 from marl.ops.exploration import noisy
-from marl.ops.losses import sum_of_means
+from marl.ops.losses import row_mean, sum_of_means
 from marl.ops.returns import td_target
 from marl.population import per_member
 from marl.replay import Replay
@@ -96,18 +96,18 @@ class DDPG:
         target = self.compute_target(batch)
         q = self.critic(torch.cat([batch.obs, batch.action], dim=-1))
         critic_loss = (q - target).square()
-        critic_norm = self.critic_optimizer.step(sum_of_means(critic_loss))
+        critic_norm = self.critic_optimizer.step(sum_of_means(critic_loss, batch.valid))
 
         actor_loss = self.compute_loss_pi(batch)
-        actor_norm = self.actor_optimizer.step(sum_of_means(actor_loss))
+        actor_norm = self.actor_optimizer.step(sum_of_means(actor_loss, batch.valid))
 
         self.target_critic.follow(self.critic, self.tau)
         self.target_actor.follow(self.actor, self.tau)
         return {
-            "loss/critic": critic_loss.detach().mean(-1),
-            "loss/actor": actor_loss.detach().mean(-1),
-            "value/q_mean": q.detach().mean(-1),
-            "value/target_mean": target.mean(-1),
+            "loss/critic": row_mean(critic_loss, batch.valid),
+            "loss/actor": row_mean(actor_loss, batch.valid),
+            "value/q_mean": row_mean(q, batch.valid),
+            "value/target_mean": row_mean(target, batch.valid),
             **self.reciprocity.metrics(),
             "grad/critic_norm": critic_norm,
             "grad/actor_norm": actor_norm,

@@ -22,7 +22,7 @@ from marl.modules.q_values import ActionValues, QNetwork
 from marl.modules.reciprocity import ReciprocityConfig, make_reciprocity
 from marl.ops.discrete import mask_logits
 from marl.ops.exploration import epsilon_greedy
-from marl.ops.losses import huber, sum_of_means
+from marl.ops.losses import huber, row_mean, sum_of_means
 from marl.ops.returns import td_target, window_target
 from marl.population import per_member
 from marl.replay import Replay
@@ -129,14 +129,16 @@ class DQN:
             taught = missed.square().sum(-1) / 2
             loss = torch.where(lesson[..., 0].isnan(), loss, taught)
         parameters = dict(self.critic.named_parameters()) if self.penalties else {}
-        norm = self.optimizer.step(sum((penalty(parameters) for penalty in self.penalties), sum_of_means(loss)))
+        norm = self.optimizer.step(
+            sum((penalty(parameters) for penalty in self.penalties), sum_of_means(loss, batch.valid))
+        )
         self.updates += 1
         if self.updates % self.config.target_interval == 0:
             self.target_critic.follow(self.critic, torch.ones_like(self.gamma))
         return {
-            "loss/critic": loss.detach().mean(-1),
-            "value/q_mean": q.detach().mean(-1),
-            "value/target_mean": target.mean(-1),
+            "loss/critic": row_mean(loss, batch.valid),
+            "value/q_mean": row_mean(q, batch.valid),
+            "value/target_mean": row_mean(target, batch.valid),
             **self.reciprocity.metrics(),
             "grad/critic_norm": norm,
             "explore/epsilon": self.epsilon().squeeze(-1).expand_as(norm),

@@ -21,7 +21,7 @@ from marl.modules.critics import Critic, joint_input, swaps
 from marl.modules.optim import StackedAdam
 from marl.modules.stacked import StackedMLP
 from marl.modules.teachers import Teacher, Teachers
-from marl.ops.losses import sum_of_means
+from marl.ops.losses import row_mean, sum_of_means
 from marl.population import per_member
 from marl.replay import Replay
 from marl.streams import Streams
@@ -110,12 +110,12 @@ class DVM:
         if self.teachers:  # each is worth one more agent
             answers, common = self.teachers.answers(batch.obs, batch.avail)
             further = self.divergence(answers, output.unsqueeze(2), common).sum(2) / self.agents
-            loss, taught = policy_loss + further, {"distil/teachers": further.detach().mean(-1) * self.agents}
-        self.distilled_actor_optimizer.step(sum_of_means(loss))
+            loss, taught = policy_loss + further, {"distil/teachers": row_mean(further, batch.valid) * self.agents}
+        self.distilled_actor_optimizer.step(sum_of_means(loss, batch.valid))
         matched = self.distilled_critic(joint_input(seen, action, shared=self.config.permute))
         value_loss = (matched - value).square()
-        self.distilled_critic_optimizer.step(sum_of_means(value_loss))
-        policy, critic = policy_loss.detach().mean(-1), value_loss.detach().mean(-1)
+        self.distilled_critic_optimizer.step(sum_of_means(value_loss, batch.valid))
+        policy, critic = row_mean(policy_loss, batch.valid), row_mean(value_loss, batch.valid)
         return {"distil/policy": policy, "distil/value": critic, **taught}
 
     def divergence(self, teacher: Tensor, output: Tensor, common: Tensor | None = None) -> Tensor:

@@ -21,7 +21,7 @@ from marl.modules.reciprocity import ReciprocityConfig, make_reciprocity
 from marl.modules.stacked import StackedMLP
 from marl.ops.discrete import greedy, gumbel, gumbel_softmax, mask_logits
 from marl.ops.exploration import noisy, sometimes_random
-from marl.ops.losses import sum_of_means
+from marl.ops.losses import row_mean, sum_of_means
 from marl.ops.returns import td_target
 from marl.population import per_member
 from marl.replay import Replay
@@ -114,19 +114,19 @@ class MADDPG:
         target = self.compute_target(batch)
         q = self.critic(joint_input(batch.obs, batch.action.unsqueeze(1), self.critic.networks == 1))
         critic_loss = (q - target).square()
-        critic_norm = self.critic_optimizer.step(sum_of_means(critic_loss))
+        critic_norm = self.critic_optimizer.step(sum_of_means(critic_loss, batch.valid))
 
         noise = gumbel(self.relaxation.uniform(*batch.action.shape[1:])) if self.discrete else None
         actor_loss = self.compute_loss_pi(batch, noise, further)
-        actor_norm = self.actor_optimizer.step(sum_of_means(actor_loss))
+        actor_norm = self.actor_optimizer.step(sum_of_means(actor_loss, batch.valid))
 
         self.target_critic.follow(self.critic, self.tau)
         self.target_actor.follow(self.actor, self.tau)
         return {
-            "loss/critic": critic_loss.detach().mean(-1),
-            "loss/actor": actor_loss.detach().mean(-1),
-            "value/q_mean": q.detach().mean(-1),
-            "value/target_mean": target.mean(-1),
+            "loss/critic": row_mean(critic_loss, batch.valid),
+            "loss/actor": row_mean(actor_loss, batch.valid),
+            "value/q_mean": row_mean(q, batch.valid),
+            "value/target_mean": row_mean(target, batch.valid),
             **self.reciprocity.metrics(),
             "grad/critic_norm": critic_norm.expand(-1, q.shape[1]),
             "grad/actor_norm": actor_norm.expand(-1, q.shape[1]),

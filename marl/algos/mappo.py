@@ -224,7 +224,7 @@ class MAPPO:
             self.actor.log_prob(output, batch.action),
             value,
             self.norm.normalize(target),
-            self.standardised(advantage, batch.valid),
+            self.standardised(advantage, choosing(batch.valid, batch.avail)),
             batch.valid,
             batch.avail,
             start,
@@ -242,7 +242,10 @@ class MAPPO:
         memory = None if memory is None else memory.flatten(2, 3)
         values = StateValues(self.judge, self.norm, batch.state is None, memory)
         next_state = None if batch.next_state is None else batch.next_state.flatten(1, 2)
-        value = self.reciprocity(values, self.judge.see(batch.next_obs.flatten(2, 3), next_state))
+        states = self.judge.see(batch.next_obs.flatten(2, 3), next_state)
+        happened = batch.valid.flatten(2)
+        happened = happened.any(1, keepdim=True) if self.judge.central else happened
+        value = self.reciprocity(values, states, happened)
         value = value.unflatten(2, batch.reward.shape[2:])
         return lambda_returns(batch.reward, value, batch.terminated, batch.done, self.gamma, self.gae_lambda)
 
@@ -273,7 +276,8 @@ class MAPPO:
         logp, entropy = self.actor.log_prob(output, part.action), self.actor.entropy(output)
         surrogate = clipped_surrogate(logp, part.logp, part.advantage, self.clip)
         each = surrogate - self.entropy * entropy
-        actor_loss = masked_mean(each if further is None else each + further(output, part), part.valid)
+        choice = choosing(part.valid, part.avail)
+        actor_loss = masked_mean(each if further is None else each + further(output, part), choice)
         actor_norm = self.actor_optimizer.step(actor_loss.sum())
 
         value, _ = self.judge(part.states, critic_memory, part.start)
@@ -286,9 +290,9 @@ class MAPPO:
             return {
                 "loss/critic": critic_loss.detach(),
                 "loss/actor": actor_loss.detach(),
-                "policy/entropy": masked_mean(entropy, part.valid),
-                "policy/kl": masked_mean(ratio - 1 - log_ratio, part.valid),
-                "policy/clip_fraction": masked_mean(((ratio - 1).abs() > self.clip).float(), part.valid),
+                "policy/entropy": masked_mean(entropy, choice),
+                "policy/kl": masked_mean(ratio - 1 - log_ratio, choice),
+                "policy/clip_fraction": masked_mean(((ratio - 1).abs() > self.clip).float(), choice),
                 "grad/critic_norm": critic_norm,
                 "grad/actor_norm": actor_norm,
             }
@@ -309,6 +313,18 @@ class MAPPO:
         "shuffle",
         "reciprocity",
     )
+
+
+def choosing(valid: Tensor, avail: Tensor | None) -> Tensor:
+    """Rows from which an actor learns: those that happened where it had a choice.
+
+    One who can do a single thing, as the dead in StarCraft, has nothing to learn (Yu et al. 2022 leave the dead out).
+
+    Args:
+        valid: bool ``[P, N, ...]``.
+        avail: bool ``[P, N, ..., A]``; None: all actions at all times.
+    """
+    return valid if avail is None else valid & (avail.sum(-1) > 1)
 
 
 def variance(x: Tensor, mask: Tensor) -> Tensor:

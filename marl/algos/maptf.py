@@ -19,6 +19,7 @@ from marl.config import option
 from marl.envs.base import EnvSpec
 from marl.modules.options import OptionModule, OptionsConfig, everybodys_answers, whom
 from marl.modules.teachers import Teacher, Teachers
+from marl.ops.losses import row_mean
 from marl.population import per_member
 from marl.replay import Replay
 from marl.types import Acted, Batch, State, UserError, View
@@ -97,8 +98,9 @@ class MAPTF:
             batch.terminated[:, :, :count],
             option[:, :, :count],
             None if taken is None else taken[:, :, :count],
+            None if batch.valid is None else batch.valid[:, :, :count],
         )
-        return {**metrics, "loss/imitation": imitation[0].detach().mean(-1), **learnt}
+        return {**metrics, "loss/imitation": row_mean(imitation[0], batch.valid), **learnt}
 
     @torch.no_grad()
     def everybodys_answers(self, obs: Tensor, avail: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -133,6 +133,8 @@ class QMIX:
         if self.trims:
             batch = trimmed(batch)
         filled = batch.filled.unsqueeze(1)
+        if self.config.mixer == "none":  # each agent learns for itself, and no longer once it has left
+            filled = filled & (batch.terminated.cumsum(2) <= batch.terminated)
         state = batch.state if batch.state is not None else joint_state(batch.obs)
         values = self.utilities.unroll(batch.obs)
         target = self.compute_target(batch, values.detach(), state)
@@ -172,7 +174,7 @@ class QMIX:
         """
         avail = self.action_mask[:, None, None] if batch.avail is None else batch.avail[:, :, 1:]
         best = mask_logits(values[:, :, 1:], avail).argmax(-1)
-        happened = torch.cat([torch.ones_like(batch.filled[:, :1]), batch.filled], dim=1).flatten(1)
+        happened = torch.cat([torch.ones_like(batch.filled[:, :1]), batch.filled], dim=1).flatten(1).unsqueeze(1)
         heard = UtilityValues(self.target_utilities, best, self.action_mask)
         worth = self.reciprocity(heard, batch.obs.flatten(2, 3), happened).unflatten(2, best.shape[2:])
         next_value = self.mix(self.target_mixer, worth, state[:, 1:])
@@ -219,7 +221,10 @@ def require_team_of_discrete_actions(spec: EnvSpec) -> None:
     if not spec.discrete:
         raise UserError(f"qmix needs discrete actions, those of {spec.id} are continuous; mappo and maddpg handle both")
     if spec.max_steps is None:
-        raise UserError(f"qmix learns from whole episodes and needs a time limit, {spec.id} has none; mappo needs none")
+        raise UserError(
+            f"qmix learns from whole episodes and needs a time limit, {spec.id} has none that marl can see; "
+            "mappo needs none"
+        )
     if spec.independent and spec.n_agents > 1:
         raise UserError(
             f"qmix needs agents that share their episodes, the {spec.n_agents} of {spec.id} play copies of their own; "

@@ -36,13 +36,15 @@ LINEAR_FROM = 1024
 class Bonus:
     """The width ``beta`` of the confidence intervals.
 
-    ``scale d H sqrt(log(2 d M H t / failure)) + heterogeneity sqrt(d M t)`` at episode t (the paper's proofs; its
-    theorems print ``H sqrt(d log)``), or ``beta`` itself where it is given.
+    ``scale d H sqrt(log(2 d M H t / failure)) + heterogeneity sqrt(d M t)`` at episode t, or ``beta`` itself where it
+    is given. The first term is that of the paper's proofs (its theorems print ``H sqrt(d log)``). The second is that
+    of Theorem 2, whose proof needs ``2 H`` times as much: with it values need not be optimistic.
 
     Attributes:
         beta: None: by the formula. Useful in practice: 1 to 4.
         scale: ``c``; 1 is the theory.
-        heterogeneity: ``xi``, how far the agents' transitions and rewards may lie apart (Assumption 1, Theorem 2).
+        heterogeneity: ``xi``, how far the agents' transitions and rewards may lie apart (Assumption 1); only without
+            ``beta``.
         failure: probability with which the intervals may fail.
     """
 
@@ -58,6 +60,8 @@ class Bonus:
                 raise UserError(f"{name}: expected a number of 0 or more, got {value}")
         if not 0 < self.failure < 1:
             raise UserError(f"failure: expected a probability between 0 and 1, got {self.failure}")
+        if self.beta is not None and self.heterogeneity:
+            raise UserError(f"heterogeneity: it widens theory's beta alone, expected 0 with beta = {self.beta:g}")
 
     def at(self, episode: int, dim: int, horizon: int, agents: int) -> float:
         """``beta`` of that episode, counted from 1."""
@@ -257,7 +261,10 @@ class CooperativeLSVI:
 
     @property
     def upper(self) -> Array:
-        """``[M]``, what each agent believes its first state is worth at most; with theory's beta at least V*."""
+        """``[M]``, what each agent believes its first state is worth at most.
+
+        With theory's beta it is V* or more, unless processes that differ share their features (Assumption 1).
+        """
         own = self._block[:, None] * self.states + np.arange(self.states)
         return np.take_along_axis(self.v[:, 0], own, axis=1) @ self._first
 

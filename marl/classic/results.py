@@ -14,7 +14,7 @@ import numpy as np
 
 from marl import config as cfg
 from marl.classic.experiments import experiment
-from marl.classic.experiments.base import Array, Curves, Experiment, Finding, Metric, Row, Table
+from marl.classic.experiments.base import Array, Curves, Experiment, Finding, Metric, Row, Table, Uneven
 from marl.events import EventFile, csv_text
 from marl.runfolder import CONFIG, explain_disk_errors, read_config, write_atomically
 from marl.stats import t_interval
@@ -230,7 +230,10 @@ def summarise(
     experiment: type[Experiment], options: Any, curves: Curves, seeds: Sequence[int], folder: Path
 ) -> list[Summary]:
     """The experiment's findings over the seeds, also written to ``findings.csv``."""
-    rows = [_summary(finding) for finding in experiment.findings(shared(curves, seeds), options)]
+    found = [*experiment.findings(shared(curves, seeds), options)]
+    if issubclass(experiment, Uneven):
+        found += experiment.uneven_findings(curves, options)
+    rows = [_summary(finding) for finding in found]
     with explain_disk_errors(folder, f"{FINDINGS} was not written"):
         write_atomically(folder / FINDINGS, csv_text([Summary._fields, *rows]))
     return rows

@@ -355,7 +355,7 @@ class CopiesEnv(VectorEnv):
         self.pool.restarts[:] = state["restarts"].numpy()
         self.pool.load([state["copies"][str(k)] for k in range(len(self._now.obs))])
         if not self.spec.exact_state:
-            self._events.append(f"{self.spec.id} cannot save its state: every copy begins a new episode")
+            self._events.append("its state cannot be saved: every copy begins a new episode")
 
     def events(self) -> list[str]:
         events, self._events = self._events + self.pool.events(), []

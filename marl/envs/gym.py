@@ -173,10 +173,11 @@ def box_size(space: Any, id: str) -> int:
 
 
 def flat(obs: Any, size: int, id: str) -> np.ndarray:
-    """An observation as ``[size]``; raises ``UserError`` where it holds more or fewer numbers than its space."""
+    """An observation as ``[size]``; raises ``UserError`` where it is None, or not of its space's size."""
     row = np.asarray(obs).reshape(-1)
-    if len(row) != size:
-        raise UserError(f"{id}: expected an observation of {size} numbers, as its space has, got {len(row)}")
+    if obs is None or len(row) != size:
+        got = obs if obs is None else len(row)
+        raise UserError(f"{id}: expected an observation of {size} numbers, as its space has, got {got}")
     return row
 
 

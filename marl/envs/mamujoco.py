@@ -121,7 +121,7 @@ def _rules() -> str:
 def _make(id: str, name: str, options: Mapping[str, Any]) -> Any:
     with contextlib.redirect_stderr(io.StringIO()):  # it prints a note on tasks that are not these
         hint = "; pip install -c constraints.txt -e '.[mamujoco]'"
-        mamujoco_v1 = import_module(id, "gymnasium_robotics.mamujoco_v1", hint)
+        mamujoco_v1 = import_module(id, "gymnasium_robotics", hint).mamujoco_v1
     scenario, _, partition = name.partition("-")
     try:
         return mamujoco_v1.parallel_env(

@@ -22,6 +22,12 @@ MODULES = (
 )
 """What ``marl list`` shows; any module with ``parallel_env(**keywords)`` will do."""
 
+RETURNS = {
+    "reset": ("observations", "infos"),
+    "step": ("observations", "rewards", "terminations", "truncations", "infos"),
+}
+"""What the methods of a parallel environment return, each by agent."""
+
 
 class PettingZooCopy:
     """One parallel environment with ``Box`` observations (flattened), all actions ``Box`` or all ``Discrete``.
@@ -39,8 +45,8 @@ class PettingZooCopy:
 
     Raises:
         UserError: for a module that cannot be imported or has no ``parallel_env``, wrong keywords, or spaces of other
-            kinds; out of ``reset`` and ``step``, for an observation that is not of its space's size, or an agent that
-            comes late.
+            kinds; out of ``reset`` and ``step``, for other values than ``RETURNS``, an observation that is not of its
+            space's size, a reward that is no number, or an agent that comes late.
     """
 
     def __init__(self, seed: int, id: str, module: str, options: Mapping[str, Any]) -> None:
@@ -66,15 +72,15 @@ class PettingZooCopy:
         self.env.reset(seed=seed)
 
     def reset(self) -> list[np.ndarray]:
-        return self._listed(self.env.reset()[0])
+        return self._listed(self._returned("reset", self.env.reset())[0])
 
     def step(self, action: np.ndarray) -> tuple[list[np.ndarray], np.ndarray, np.ndarray, bool]:
         present = set(self.env.agents)
         chosen = {
             a: to(action[i]) for i, (a, to) in enumerate(zip(self.names, self.actions, strict=True)) if a in present
         }
-        obs, rewards, terminations, truncations, _ = self.env.step(chosen)
-        reward = np.asarray([rewards.get(a, 0.0) for a in self.names], np.float64)
+        obs, rewards, terminations, truncations, _ = self._returned("step", self.env.step(chosen))
+        reward = np.asarray([self._number(rewards, a) for a in self.names], np.float64)
         terminated = np.asarray([a not in present or bool(terminations.get(a, True)) for a in self.names])
         truncated = any(truncations.get(a, False) for a in present) or not self.env.agents
         late = [a for a in self.env.agents if a not in present]
@@ -99,10 +105,26 @@ class PettingZooCopy:
     def close(self) -> None:
         self.env.close()
 
+    def _returned(self, method: str, answer: Any) -> Sequence[Any]:
+        """What a method of the environment returned; raises ``UserError`` unless these are ``RETURNS``."""
+        if isinstance(answer, tuple | list) and len(answer) == len(RETURNS[method]):
+            return answer
+        got = f"{len(answer)} values" if isinstance(answer, tuple | list) else f"a {type(answer).__name__}"
+        raise UserError(f"{self.spec.id}: expected {method} to return {', '.join(RETURNS[method])}, got {got}")
+
+    def _number(self, rewards: Mapping[Any, Any], agent: Any) -> Any:
+        """An agent's reward, 0 where it has none."""
+        reward = rewards.get(agent, 0.0)
+        if reward is None or np.ndim(reward):
+            raise UserError(
+                f"{self.spec.id}: expected a number as the reward of {agent!r}, got a {type(reward).__name__}"
+            )
+        return reward
+
     def _listed(self, obs: Mapping[Any, np.ndarray]) -> list[np.ndarray]:
         """One flat observation per agent; nothing, which is padded with zeros, of those that are away."""
         return [
-            flat(obs[a], size, self.spec.id) if a in obs else np.zeros(0)
+            flat(obs[a], size, f"{self.spec.id}, agent {a!r}") if a in obs else np.zeros(0)
             for a, size in zip(self.names, self.sizes, strict=True)
         ]
 

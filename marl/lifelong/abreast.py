@@ -80,7 +80,8 @@ class Abreast(VectorEnv):
             part.load_state_dict(state[str(i)])
 
     def events(self) -> list[str]:
-        return [event for part in self.parts for event in part.events()]
+        """Each with the id of the part to which it happened."""
+        return [f"{part.spec.id}: {event}" for part in self.parts for event in part.events()]
 
     def render(self, member: int = 0, copy: int = 0) -> np.ndarray:
         for part in self.parts:

@@ -151,6 +151,8 @@ class Team:
                 log.warning(message, self.plan.name, match.task, i)
         if self.matches is not None:  # whoever takes over for a worker decides as it did
             self.matches = [match._replace(learnt=lent) for match, lent in zip(self.matches, borrow, strict=True)]
+            if self.options.hub_bytes is not None:  # and keeps what it borrowed, which the hub may drop meanwhile
+                self.saved = crew.ask_all("state_dict")
 
     def _end(self, crew: Crew) -> None:
         """Everybody is evaluated on everything, and shares what it learnt, in the agents' order."""

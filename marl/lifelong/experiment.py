@@ -16,7 +16,7 @@ from marl.checkpoint import flatten, unflatten
 from marl.classic.experiments.base import Curves, Finding, Metric, Row, Table
 from marl.engines import Engine, make_engine
 from marl.lifelong.agent import Plan, Team
-from marl.lifelong.findings import FORGETFUL, METRICS, RANDOM, SHARED, findings, size_of, teams
+from marl.lifelong.findings import FORGETFUL, METRICS, RANDOM, SHARED, findings, size_of, teams, transfers
 from marl.lifelong.options import LifelongOptions
 from marl.lifelong.picture import draw
 from marl.lifelong.play import random_return
@@ -115,6 +115,11 @@ class Lifelong:
         return findings(table, options)
 
     @staticmethod
+    def uneven_findings(curves: Curves, options: LifelongOptions) -> Sequence[Finding]:
+        """See ``marl.classic.experiments.base.Uneven``."""
+        return transfers(curves, options)
+
+    @staticmethod
     def draw(curves: Curves, options: LifelongOptions, command: str, out: Path) -> None:
         draw(curves, options, command, out)
 
@@ -127,6 +132,8 @@ def check(options: LifelongOptions) -> None:
         raise UserError(f"threshold {options.threshold:g}: expected --identify simnet with it, got told")
     if options.isolated and options.threshold is not None:
         raise UserError(f"threshold {options.threshold:g}: expected a hub to use it, got --isolated")
+    if options.isolated and options.hub_bytes is not None:
+        raise UserError(f"hub_bytes {options.hub_bytes}: expected a hub to use it, got --isolated")
     if options.rehearse > 0 and not int(options.dqn.batch_size * options.rehearse):
         raise UserError(
             f"rehearse: expected 0, or a row or more of a batch of {options.dqn.batch_size}, got {options.rehearse:g}"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from marl.classic.experiments.base import Array, Table
+from marl.classic.experiments.base import Array, Curves, Table
 from marl.classic.results import RESULTS, read_results, read_run, shared
 from marl.drawing import COLOURS, new_figure, save, tidy, write_caption
 from marl.lifelong.findings import (
@@ -65,13 +65,15 @@ class Team(NamedTuple):
         label: the isolated agent, or how many agents share.
         agents: N.
         name: in the run's table.
-        table: the run's.
+        curves: the run's.
+        table: of those that all its seeds share.
         options: the run's.
     """
 
     label: str
     agents: int
     name: str
+    curves: Curves
     table: Table
     options: LifelongOptions
 
@@ -185,14 +187,15 @@ def _read(folders: Sequence[Path]) -> tuple[list[Team], Reference]:
     sharing: list[Team] = []
     reference: Reference | None = None
     for folder, options, own in runs:
-        table = shared(read_results(folder), own)
+        curves = read_results(folder)
+        table = shared(curves, own)
         scale = Reference(table, options)
         reference = reference or scale
         if not np.allclose(scale.isolated, reference.isolated):
             logging.getLogger("marl").warning("the isolated agent of %s is not that of %s, which counts", folder, first)
         for end in ("", FORGETFUL) if options.without_ewc else ("",):
-            isolated.setdefault(ISOLATED + end, Team("isolated" + end, 1, ISOLATED + end, table, options))
-            sharing.append(Team(f"N = {options.agents}{end}", options.agents, SHARED + end, table, options))
+            isolated.setdefault(ISOLATED + end, Team("isolated" + end, 1, ISOLATED + end, curves, table, options))
+            sharing.append(Team(f"N = {options.agents}{end}", options.agents, SHARED + end, curves, table, options))
     if reference is None or not reference.defined.any():
         raise UserError(
             "the isolated agent is no better than a random policy on any task: there is nothing to measure by"
@@ -260,7 +263,7 @@ def _forgetting(team: Team, reference: Reference) -> Measure | None:
 
 
 def _transfer(team: Team, reference: Reference) -> Measure | None:
-    spared = transfer_of(team.name, team.table, team.options, reference)
+    spared = transfer_of(team.name, team.curves, team.options, reference)
     return None if np.isnan(spared).any() else Measure.of(team.label, "forward transfer", TRANSFER, spared)
 
 

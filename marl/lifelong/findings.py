@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from marl.classic.experiments.base import Array, Finding, Metric, Table
+from marl.classic.experiments.base import Array, Curves, Finding, Metric, Table
+from marl.classic.results import shared
 from marl.lifelong.metrics import (
     LEVELS,
     AgentReward,
@@ -128,7 +129,7 @@ def forgetting_of(team: str, table: Table, options: LifelongOptions, reference: 
     return np.array([defined_mean(np.array(each)) for each in lost])
 
 
-def transfer_of(team: str, table: Table, options: LifelongOptions, reference: Reference) -> Array:
+def transfer_of(team: str, curves: Curves, options: LifelongOptions, reference: Reference) -> Array:
     """Forward transfer, the mean over agents and over the tasks that they met first after the first round, ``[S]``.
 
     The fresh agent's curve is the mean over the isolated agents, of any seed, whose first task it was; tasks with which
@@ -136,26 +137,26 @@ def transfer_of(team: str, table: Table, options: LifelongOptions, reference: Re
     whoever borrows, and plays no frames, has a curve too.
     """
     time, isolated = np.linspace(0.0, 1.0, options.evals + 1), reference.isolated.mean(0)
+    seeds = sorted(curves[team, "frames"])
 
-    def visits(team: str) -> Iterator[tuple[int, list[bool], Array]]:
-        """For each task and agent: the task, in which seeds it was the agent's first, ``[S]``, and the curves."""
-        first = tasks_met(team, table, options)[:, :, 0]
-        for k, i in np.ndindex(len(options.tasks), size_of(team, options)):
-            series = agent_series(team, options.tasks[k], i), "learning_return"
-            if series in table:
-                curves = table[series][1][:, : len(time)]
-                yield k, (first[:, i] == k).tolist(), normalised(curves, reference.random[k], isolated[k])
+    def visits(team: str) -> Iterator[tuple[int, int, bool, Array]]:
+        """The first visit of each agent to each task: seed 0 .. S - 1, task, if the agent began with it, the curve."""
+        for s, i, k in np.ndindex(len(seeds), size_of(team, options), len(options.tasks)):
+            measured = curves.get((agent_series(team, options.tasks[k], i), "learning_return"), {})
+            if seeds[s] in measured:
+                curve = measured[seeds[s]][1][: len(time)]
+                began = curves[f"{team}, agent {i}", "task"][seeds[s]][1][0] == k
+                yield s, k, bool(began), normalised(curve, reference.random[k], isolated[k])
 
     fresh: dict[int, list[Array]] = {}
-    for k, first, curves in visits(ISOLATED):
-        fresh.setdefault(k, []).extend(curves[first])
-    spared: list[list[float]] = [[] for _ in reference.isolated]
-    for k, first, curves in visits(team):
-        if fresh.get(k):
+    for _, k, began, curve in visits(ISOLATED):
+        if began:
+            fresh.setdefault(k, []).append(curve)
+    spared: list[list[float]] = [[] for _ in seeds]
+    for s, k, began, curve in visits(team):
+        if k in fresh and not began:
             alone = Curve(time, np.mean(fresh[k], axis=0))
-            for s, curve in enumerate(curves):
-                if not first[s]:
-                    spared[s].append(forward_transfer(Curve(time, curve), alone, 1.0))
+            spared[s].append(forward_transfer(Curve(time, curve), alone, 1.0))
     return np.array([defined_mean(np.array(each)) for each in spared])
 
 
@@ -228,6 +229,13 @@ def findings(table: Table, options: LifelongOptions) -> list[Finding]:
     return [finding for team in teams(options) for finding in _of_team(team, table, options, reference)]
 
 
+def transfers(curves: Curves, options: LifelongOptions) -> list[Finding]:
+    """Forward transfer of every team: seeds meet the tasks in orders of their own, and so share few of these curves."""
+    reference = Reference(shared(curves, list(curves[ISOLATED, "frames"])), options)
+    values = {team: transfer_of(team, curves, options, reference) for team in teams(options)}
+    return [each for team in values for each in _defined(f"{team}: forward transfer", values[team], TRANSFER)]
+
+
 def _of_team(team: str, table: Table, options: LifelongOptions, reference: Reference) -> list[Finding]:
     found = [
         Finding(f"{team}: {name}", table[team, name][1][:, -1], METRICS[name].unit)
@@ -237,7 +245,6 @@ def _of_team(team: str, table: Table, options: LifelongOptions, reference: Refer
     found += [Finding(f"{task_series(team, m)}", after[:, :, -1, k].mean(1), "return in the end, per episode")
               for k, m in enumerate(options.tasks)]  # fmt: skip
     found += _defined(f"{team}: forgetting", forgetting_of(team, table, options, reference), "of 1, isolated")
-    found += _defined(f"{team}: forward transfer", transfer_of(team, table, options, reference), TRANSFER)
     if team != ISOLATED:
         reward = reward_of(team, table, options, reference)
         values = np.array([defined_mean(row) for row in reward.scores])

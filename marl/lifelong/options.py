@@ -45,7 +45,7 @@ class LifelongOptions:
     without_ewc: bool = option(False, "Run everybody once more without that penalty, to compare.")
     evals: int = option(5, "Evaluations of an agent on its task while it learns it, the last one in the end.")
     eval_episodes: int = option(16, "Episodes of one evaluation on one task, per agent.")
-    hub_bytes: int | None = option(None, "What all replays in the hub together may take on disk; none: no limit.")
+    hub_bytes: int | None = option(None, "What the hub's replays may take on disk, its copies aside; none: no limit.")
     dqn: DQNConfig = option(SMALL_DQN, "The learner.")
     engine: EngineName = option("local", "Where the agents live: stacked in one process, in several, or in Ray's.")
     address: str | None = option(None, "HOST:PORT of a Ray cluster; none: $RAY_ADDRESS, else one on this machine.")

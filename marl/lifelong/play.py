@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, cast
 
@@ -16,6 +17,8 @@ from marl.lifelong.abreast import Abreast
 from marl.loop import random_actions
 from marl.streams import Streams, derive
 from marl.types import Acted, View
+
+log = logging.getLogger("marl")
 
 
 class Player(Protocol):
@@ -51,9 +54,12 @@ def mean_returns(
 
     evaluator = Evaluator(make)
     try:
-        return evaluator(cast(Learner, player), watch).returns.mean((1, 2))
+        played = evaluator(cast(Learner, player), watch)
     finally:
         evaluator.close()
+    for event in played.events:
+        log.warning("evaluation: %s", event)
+    return played.returns.mean((1, 2))
 
 
 def random_return(spec: EnvSpec, task: str, seed: int, episodes: int, env: Mapping[str, Any]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -23,6 +24,8 @@ from marl.modules.q_values import QNetwork
 from marl.replay import Replay
 from marl.streams import Streams, derive
 from marl.types import Acted, Batch, Schedule, State, View
+
+log = logging.getLogger("marl")
 
 
 class Lent(NamedTuple):
@@ -113,6 +116,7 @@ class Round:
         self.remember()
         metrics = self._learn(learner, self.done + self.copies) if self.done else {}  # at first nothing can be drawn
         step = self.env.step_wait()
+        self._say(self.env.events())
         self.newest = self.view, action, step
         self.view = step.view
         self.done += self.copies
@@ -200,6 +204,10 @@ class Round:
         whole[self.players] = x
         return whole
 
+    def _say(self, events: Sequence[str]) -> None:
+        for event in events:
+            log.warning("%s", event)
+
     def state_dict(self) -> State:
         self.remember()
         lent = {
@@ -233,6 +241,7 @@ class Round:
         if not self.env.spec.exact_state:
             self.view = self.env.start()
             self.replay.interrupt()
+        self._say(self.env.events())
 
 
 def _stacked(networks: Sequence[Mapping[str, Tensor]], config: DQNConfig, spec: EnvSpec) -> QNetwork | None:

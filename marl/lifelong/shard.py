@@ -17,10 +17,10 @@ from marl.lifelong.memories import KEPT, Memories
 from marl.lifelong.options import LifelongOptions
 from marl.lifelong.play import mean_returns
 from marl.lifelong.round import Lent, Round
-from marl.lifelong.simnet import Fingerprint, fingerprints
+from marl.lifelong.simnet import Fingerprint, fingerprints, steps_played
 from marl.lifelong.tasks import Tasks
 from marl.modules.q_values import worth
-from marl.streams import derive
+from marl.streams import Streams, derive
 from marl.types import State
 
 
@@ -116,7 +116,8 @@ class Shard:
             if known is not None and known.transitions is not None:
                 lent[i] = Lent(known.transitions, known.network)
         numbers = [turn + 1] * len(tasks) if matches is None else [match.task for match in matches]
-        self.learner.steps = 0  # exploration begins anew
+        self.learner.steps = 0  # exploration begins anew, whoever drew with it in the rounds before
+        self.learner.explore = Streams(self._round_seeds(turn), "explore")
         self.now = self._round(turn, tasks, numbers, lent)
         self.point = -1
         return [i in lent for i in range(len(tasks))]
@@ -194,7 +195,7 @@ class Shard:
     def _evaluated(self, number: int, scores: Tensor) -> Point:
         now = self._in_round()
         identified = self.hub is not None and self.options.identify == "simnet"
-        first = self.options.identify_steps if identified else 0
+        first = steps_played(self.options.identify_steps) if identified else 0
         steps = [first + (now.done if i in now.players else 0) for i in range(len(self.seeds))]
         return Point(number, scores.tolist(), [n * self.tasks.skip for n in steps])
 

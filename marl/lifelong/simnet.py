@@ -72,7 +72,7 @@ def fingerprints(
     Args:
         environments: ids of tasks with one agent and equal spaces; the same one may come several times.
         seeds: one for each: chance in the task, in its exploration and in its replay.
-        frames: environment steps for each, more than the 1000 before the first update.
+        frames: environment steps for each, more than the 1000 before the first update; see ``steps_played``.
         options: of the environments.
 
     Raises:
@@ -99,6 +99,11 @@ def check_frames(name: str, frames: int) -> None:
     """Raise ``UserError`` unless a setting of that name is so many environment steps that a SimNet learns something."""
     if frames <= SETTINGS.warmup:
         raise UserError(f"{name}: expected more than the {SETTINGS.warmup} of its warm-up, got {frames}")
+
+
+def steps_played(frames: int) -> int:
+    """Environment steps that a SimNet plays where it is to learn from so many: whole steps of all copies."""
+    return -(-frames // COPIES) * COPIES
 
 
 def _learn(env: VectorEnv, seeds: Sequence[int], frames: int) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ such states are found when coordinates are real numbers: the six constructions b
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -42,9 +43,13 @@ class AdjacencySpace(ABC):
         """States ``[P, G, B, D]`` -> as many adjacent states of the same shape as there are levels.
 
         Args:
-            real: ``[P, B]`` bool, False where a row only fills up the batch: no state is made from it. At least one row
-                of each member is real. None: all are.
+            real: ``[P, 1 or G, B]`` bool, False where a row only fills up the batch: no state is made from it. Where
+                too few are real, a row's own numbers stand for those of others. None: all are.
         """
+
+    def apart(self) -> AdjacencySpace:
+        """The same for one of several critics that are asked one at a time; what it notes is of that one's states."""
+        return self
 
     def state_dict(self) -> State:
         """Under the same keys at all times: by them a state is told from that of another space."""
@@ -108,9 +113,11 @@ class Nearest(AdjacencySpace):
                 unit = torch.nn.functional.normalize(known, dim=-1)
                 distance = 1 - unit @ unit.transpose(-1, -2)
         if real is not None:
-            distance.masked_fill_(~real[:, None, None], torch.inf)
+            distance.masked_fill_(~real.unsqueeze(-2), torch.inf)
         distance.diagonal(dim1=-2, dim2=-1).fill_(torch.inf)
-        rows = distance.topk(count, largest=False).indices
+        far, rows = distance.topk(count, largest=False)
+        if real is not None:
+            rows = torch.where(far.isinf(), torch.arange(len(far[0, 0]), device=rows.device).unsqueeze(-1), rows)
         for k in range(count):
             near = states.gather(2, rows[..., k : k + 1].expand_as(states))
             yield near if mask is None else torch.where(mask, near, states)
@@ -203,12 +210,13 @@ class Resample(Perturbed):
         return states.flatten(2).gather(-1, (other * width + index).flatten(2)).view_as(index)
 
     def _other(self, real: Tensor, groups: int) -> Tensor:
-        """For each row one of the other real rows: ``[P, B]`` -> ``[P, G, B]`` int64."""
-        real = real.cpu()
-        count, place = real.sum(-1).view(-1, 1, 1), real.cumsum(-1).unsqueeze(1)  # place: the next real row's number
+        """For each row one of the other real rows: ``[P, 1 or G, B]`` -> ``[P, G, B]`` int64."""
+        real = real.cpu().expand(-1, groups, -1)
+        count, place = real.sum(-1, keepdim=True), real.cumsum(-1)  # place: the next real row's number
         further = (self.streams.uniform(groups, real.shape[-1]) * (count - 1)).long()
         order = real.int().argsort(dim=-1, descending=True, stable=True)  # real rows first
-        return order.unsqueeze(1).expand(-1, groups, -1).gather(-1, (place + further) % count)
+        other = order.gather(-1, (place + further) % count.clamp(min=1))
+        return torch.where(count > 0, other, torch.arange(real.shape[-1]))
 
     def state_dict(self) -> State:
         self.ahead.rewind()
@@ -313,8 +321,13 @@ class Gaussian(Perturbed):
                 f"reciprocity: adjacency gaussian has seen states of {known[0]} numbers, got some of {width}"
             )
         if rows:
-            self.moments.update(states)
+            self.moments.update(states, real)
         return super().__call__(states, real)
+
+    def apart(self) -> Gaussian:
+        other = copy.copy(self)
+        other.moments = Moments()
+        return other
 
     def values(self, states: Tensor, index: Tensor, real: Tensor | None) -> Tensor:
         noise = self.streams.normal(*index.shape[1:], dtype=states.dtype).to(states.device)

@@ -18,7 +18,7 @@ from marl.modules.guards import batched, outside_the_graph
 from marl.modules.plain import as_list, check_alike, check_answer, check_state
 from marl.modules.quick import Shortcuts, quick
 from marl.modules.reciprocity import Reciprocity
-from marl.types import UserError
+from marl.types import State, UserError
 
 
 class HookedCritics(torch.nn.Module):
@@ -72,6 +72,7 @@ class HookedCritics(torch.nn.Module):
                 "adjacency: peer asks each critic at its own view of one moment, which hooked critics do not have; "
                 "expected resample, mask, gaussian, knn or exact"
             )
+        self.spaces = [self.reciprocal.engine.space.apart() for _ in self.critics]
         self.shortcuts = [[Shortcuts(critic) for critic in twins] for twins in self.groups]
         self.now, self.mine = _Now(), _Mine()
         self.handles = [
@@ -84,6 +85,19 @@ class HookedCritics(torch.nn.Module):
         """The critics answer again as they did before."""
         for handle in self.handles:
             handle.remove()
+
+    def get_extra_state(self) -> State:
+        return {"spaces": [space.state_dict() for space in self._spaces_of_their_own()]}
+
+    def set_extra_state(self, state: State) -> None:
+        own, saved = self._spaces_of_their_own(), state["spaces"]
+        if len(own) != len(saved):
+            raise UserError(f"expected what {len(own)} critics' adjacency spaces have noted, got that of {len(saved)}")
+        for space, noted in zip(own, saved, strict=True):
+            space.load_state_dict(noted)
+
+    def _spaces_of_their_own(self) -> list[AdjacencySpace]:
+        return [space for space in self.spaces if space is not self.reciprocal.engine.space]
 
     @property
     def kappa(self) -> float:
@@ -141,7 +155,7 @@ class HookedCritics(torch.nn.Module):
             return self.mine.drawn
         engine = self.reciprocal.engine
         who, links = self._heard_by(i, own, engine)
-        near = [near.squeeze((0, 1)) for near in engine.near(states.unsqueeze(0).unsqueeze(0))] if who else []
+        near = [near.squeeze((0, 1)) for near in engine.near(states[None, None], self.spaces[i])] if who else []
         if not shared:
             return _Drawn(who, links, near)
         self.mine.drawn = _Drawn(who, links, near, i, weakref.ref(states), _version(states), {k})

@@ -166,9 +166,13 @@ class Reciprocity:
         """Whom an agent hears, or where, may be drawn anew at each call."""
         return not (isinstance(self.space, Exact | Nearest) and isinstance(self.graph, Fixed))
 
-    def near(self, states: Tensor) -> list[Tensor]:
-        """S# of states ``[P, G, B, D]``; raises ``UserError`` unless a user's space yields as many as it has levels."""
-        near = list(self.space(states))
+    def near(self, states: Tensor, space: AdjacencySpace | None = None) -> list[Tensor]:
+        """S# of states ``[P, G, B, D]``; raises ``UserError`` unless a user's space yields as many as it has levels.
+
+        Args:
+            space: one agent's own, ``self.space.apart()``; None: that of all.
+        """
+        near = list((self.space if space is None else space)(states))
         if len(near) != len(self.shares):
             raise UserError(
                 f"adjacency: expected {len(self.shares)} adjacent states, one for each of levels, got {len(near)}"

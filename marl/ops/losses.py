@@ -7,13 +7,19 @@ from torch import Tensor
 from torch.nn.functional import huber_loss
 
 
-def sum_of_means(x: Tensor) -> Tensor:
+def sum_of_means(x: Tensor, valid: Tensor | None = None) -> Tensor:
     """Mean over the batch, then sum over the P x N networks, so that each sees the gradient it would see alone.
 
     Args:
         x: ``[P, N, B]`` a loss for each row.
+        valid: bool of that shape, False where a row does not count; None: all do.
     """
-    return x.sum() / x.shape[-1]
+    return x.sum() / x.shape[-1] if valid is None else masked_mean_sum(x, valid)
+
+
+def row_mean(x: Tensor, valid: Tensor | None) -> Tensor:
+    """Mean over the rows that count, without gradient: ``[P, N, B]`` -> ``[P, N]``; see ``sum_of_means``."""
+    return x.detach().mean(-1) if valid is None else masked_mean(x.detach(), valid)
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from marl.config import replace
 from marl.envs import make_env
 from marl.envs.base import EnvSpec
 from marl.loop import first_view, interact
+from marl.modules.adjacency import Exact
 from marl.rollout import Rollout
 from marl.types import Trajectory, UserError, View
 
@@ -214,10 +215,40 @@ def test_rows_that_do_not_count_change_nothing():
     assert all(torch.equal(a, b) for a, b in zip(*states, strict=True))
 
 
+def test_an_actor_learns_where_it_has_a_choice_and_a_critic_everywhere():
+    """Agent 0 may do anything at step 0, one thing alone at step 1, as the dead in StarCraft."""
+    avail = torch.ones(1, 2, 2, 1, 2, dtype=torch.bool)
+    avail[0, 0, 1, 0, 1] = False
+    rows, _ = line(V, **OWN).prepare(trajectory(avail=avail))
+    assert rows.advantage[0, 0, 0, 0] == 0  # the mean is over step 0 alone
+    learner = line(ZERO, **{**OWN, "entropy": 0.5})
+    metrics = learner.learn(rows_of(avail=avail.view(1, 2, 1, 2, 2), target=torch.ones(1, 2, 1, 2)))
+    torch.testing.assert_close(metrics["policy/entropy"], torch.full((1, 2), LN2))  # not half of it for agent 0
+    torch.testing.assert_close(metrics["loss/actor"], torch.full((1, 2), -0.5 * LN2))
+    assert metrics["loss/critic"].tolist() == [[0.5, 0.5]]
+
+
+@pytest.mark.parametrize("critic", ["own", "central"])
+def test_adjacent_states_are_made_from_rows_that_happened(critic):
+    """Agent 0 is gone at step 1: of its own observations one is left, of what all see together none is missing."""
+    asked: list[Tensor] = []
+
+    class Watched(Exact):
+        def __call__(self, states, real=None):
+            asked.append(real)
+            yield states
+
+    learner = make(critic=critic, shared=False, reciprocity__kappa=0.5)
+    learner.reciprocity.space = Watched()
+    learner.compute_target(trajectory(valid=times([True, False], [True, True])), None)
+    expected = [[[True, False], [True, True]]] if critic == "own" else [[[True, True]]]
+    assert asked[0].tolist() == expected
+
+
 # ---- losses -------------------------------------------------------------------------------------------------------
 
 
-def rows(**changes: Any) -> Sequences:
+def rows_of(**changes: Any) -> Sequences:
     """Two rows of each of two agents in which nothing is to be learnt."""
     zero = torch.zeros(1, 2, 1, 2)
     x = torch.ones(1, 2, 1, 2, 1)
@@ -231,7 +262,7 @@ def test_the_actors_loss_is_the_clipped_surrogate_less_the_entropy():
     learner = line(ZERO, **{**OWN, "entropy": 0.5})
     old = -LN2 - torch.log(torch.tensor([[[[1.5, 1.5]], [[0.5, 0.5]]]]))  # ratios 1.5 and .5, bounds .8 and 1.2
     gain = torch.tensor([[[[1.0, -1.0]], [[1.0, -1.0]]]])
-    metrics = learner.learn(rows(logp=old, advantage=gain))
+    metrics = learner.learn(rows_of(logp=old, advantage=gain))
     # agent 0: -min(1.5, 1.2) = -1.2 and -min(-1.5, -1.2) = 1.5; agent 1: -.5 and -min(-.5, -.8) = .8; means .15
     torch.testing.assert_close(metrics["loss/actor"], torch.tensor([[0.15, 0.15]]) - 0.5 * LN2)
     torch.testing.assert_close(metrics["policy/entropy"], torch.tensor([[LN2, LN2]]))
@@ -243,14 +274,14 @@ def test_the_actors_loss_is_the_clipped_surrogate_less_the_entropy():
 def test_a_probability_that_has_moved_far_enough_is_left_alone_and_one_that_went_astray_is_not():
     old = torch.full((1, 2, 1, 2), -LN2 - math.log(1.5))
     learner = line(ZERO, **OWN)
-    metrics = learner.learn(rows(logp=old, advantage=torch.tensor([[[[1.0, 1.0]], [[-1.0, -1.0]]]])))
+    metrics = learner.learn(rows_of(logp=old, advantage=torch.tensor([[[[1.0, 1.0]], [[-1.0, -1.0]]]])))
     assert metrics["grad/actor_norm"][0, 0] == 0 and metrics["grad/actor_norm"][0, 1] > 0
 
 
 def test_the_first_step_of_an_actor_has_the_policy_gradient():
     # d log p(0) / d logits = (1/2, -1/2); loss -A log p. Input 1 and a bias: gradient (-.5, .5, -.5, .5) A, norm A
     learner = line(ZERO, **OWN)
-    metrics = learner.learn(rows(advantage=torch.tensor([[[[3.0, 1.0]], [[-1.0, -1.0]]]])))
+    metrics = learner.learn(rows_of(advantage=torch.tensor([[[[3.0, 1.0]], [[-1.0, -1.0]]]])))
     torch.testing.assert_close(metrics["grad/actor_norm"], torch.tensor([[2.0, 1.0]]))
     moved = learner.actor.flat.data[0]
     assert (moved[0].view(2, 2) * torch.tensor([1.0, -1.0]) > 0).all()
@@ -261,14 +292,14 @@ def test_the_critics_loss_is_the_larger_of_two_errors_and_clipped_values_stay():
     old = torch.ones(1, 2, 1, 2)
     goal = torch.tensor([[[[0.5, 0.5]], [[-1.0, -1.0]]]])
     # v = 0 was 1, so its clipped self is .8. To .5: .5^2 / 2 against .3^2 / 2. To -1: 1 / 2 against 1.8^2 / 2
-    metrics = line(ZERO, **OWN).learn(rows(value=old, target=goal))
+    metrics = line(ZERO, **OWN).learn(rows_of(value=old, target=goal))
     torch.testing.assert_close(metrics["loss/critic"], torch.tensor([[0.125, 1.62]]))
     assert metrics["grad/critic_norm"][0, 0] > 0 and metrics["grad/critic_norm"][0, 1] == 0
-    free = line(ZERO, **OWN, value_clip=None).learn(rows(value=old, target=goal))
+    free = line(ZERO, **OWN, value_clip=None).learn(rows_of(value=old, target=goal))
     torch.testing.assert_close(free["loss/critic"], torch.tensor([[0.125, 0.5]]))
     assert (free["grad/critic_norm"] > 0).all()
     # delta .25: .25 (.5 - .125) and .25 (1 - .125)
-    linear = line(ZERO, **OWN, value_clip=None, huber_delta=0.25).learn(rows(target=goal))
+    linear = line(ZERO, **OWN, value_clip=None, huber_delta=0.25).learn(rows_of(target=goal))
     torch.testing.assert_close(linear["loss/critic"], torch.tensor([[0.09375, 0.21875]]))
 
 
@@ -278,14 +309,14 @@ def test_the_critics_loss_is_the_larger_of_two_errors_and_clipped_values_stay():
 def test_every_epoch_shows_every_sequence_once_and_each_member_shuffles_its_own():
     learner = make(members=2, epochs=2, minibatches=3)
     count = torch.arange(7.0).expand(2, 2, 1, 7)
-    shown = [part.logp for part in learner.parts(rows()._replace(**{f: count for f in Sequences._fields[:8]}))]
+    shown = [part.logp for part in learner.parts(rows_of()._replace(**{f: count for f in Sequences._fields[:8]}))]
     assert [x.shape[-1] for x in shown] == [3, 2, 2] * 2
     for epoch in (torch.cat(shown[:3], -1), torch.cat(shown[3:], -1)):
         assert torch.equal(epoch.sort(-1).values, count)
         assert torch.equal(epoch[:, 0], epoch[:, 1])  # agents of one moment stay together
         assert not torch.equal(epoch[0], epoch[1])
     with pytest.raises(UserError, match="2 sequences cannot fill 3"):
-        next(learner.parts(rows()))
+        next(learner.parts(rows_of()))
 
 
 def test_a_rollout_is_cut_into_sequences_that_begin_with_their_own_memory():

@@ -343,7 +343,7 @@ def test_acting_step_by_step_is_unrolling_the_episode():
         (EnvSpec("x/y", ("a",), (1,), (1,), False, max_steps=3), "qmix needs discrete actions.*mappo and maddpg"),
         (
             EnvSpec("x/y", ("a",), (1,), (2,), True),
-            "qmix learns from whole episodes and needs a time limit, x/y has none",
+            "qmix learns from whole episodes and needs a time limit, x/y has none that marl can see",
         ),
         (EnvSpec("x/y", ("a", "b"), (1, 1), (2, 2), True, 3, True), "qmix needs agents that share their episodes"),
     ],

@@ -238,7 +238,7 @@ def test_another_seed_is_another_run():
 
 def test_small_heterogeneity_is_several_processes_with_the_same_features():
     other = make_combination_lock(slip=0.12)
-    agents = CoopLSVI([LOCK, LOCK, other], trigger=ALWAYS, bonus=Bonus(beta=2.0, heterogeneity=0.02))
+    agents = CoopLSVI([LOCK, LOCK, other], trigger=ALWAYS, bonus=Bonus(heterogeneity=0.02))
     agents.fit(10)
     assert agents.agents == 3
     assert agents.optimum[0] == agents.optimum[1] > agents.optimum[2]
@@ -250,6 +250,11 @@ def test_beta_is_that_of_the_proofs_and_grows_by_what_the_processes_differ():
     more = Bonus(scale=0.5, heterogeneity=0.1).at(5, 2, 3, 1) - Bonus(scale=0.5).at(5, 2, 3, 1)
     assert more == pytest.approx(0.1 * math.sqrt(2 * 1 * 5))  # xi sqrt(d M t)
     assert Bonus(beta=2.5).at(10**6, 100, 100, 100) == 2.5
+
+
+def test_a_beta_that_is_given_is_not_widened_and_heterogeneity_beside_it_is_refused():
+    with pytest.raises(UserError, match="heterogeneity: it widens theory's beta alone, expected 0 with beta = 2"):
+        Bonus(beta=2.0, heterogeneity=0.02)
 
 
 def test_the_account_of_one_round_by_hand():

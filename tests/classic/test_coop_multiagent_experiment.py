@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from experiment_tools import finished, table_of
 
 from examples import classic_pareto
 from marl.classic.experiments import experiment
+from marl.classic.experiments.cooperation import grid
 from marl.classic.fronts import hypervolume
 from marl.classic.instances import make_linear_multiagent
 from marl.classic.multiagent_lsvi import flat_threshold, rounds_bound
@@ -97,6 +99,17 @@ def test_the_warning_names_beta_and_does_not_ask_for_more_where_it_is_huge_alrea
     assert "larger beta" not in caplog.text
 
 
+@pytest.mark.parametrize(("late", "warned"), [(0.03, True), (0.025, False)])
+def test_the_warning_compares_what_an_episode_costs_however_long_the_quarters_are(late, warned, caplog):
+    """Measured at 4800, 9600, 14 400 and 20 000: .03 an episode until 9600, ``late`` since; the last part has 5600."""
+    agents = KIND(KIND.Options(), 0)
+    for mark in grid(20_000):
+        agents._regret["cooperating"] = 0.03 * min(mark, 9600) + late * max(mark - 9600, 0)
+        agents._look_back(mark)
+    assert ("(0.03 an episode)" in caplog.text) is warned
+    assert len(caplog.records) == warned
+
+
 def test_the_pages_bounds_are_those_of_the_defaults():
     """(10 x 8 + 1) x 6 = 486 with lambda = 1; lambda = .1, the default, adds log(40 001) / log(4001) - 1 = .278."""
     options, mdp = KIND.Options(), make_linear_multiagent()
@@ -117,6 +130,8 @@ def test_the_pages_bounds_are_those_of_the_defaults():
         ({"episodes": 3}, "episodes: expected 16 or more"),
         ({"weights": 1}, "weights: expected 2 or more"),
         ({"regulariser": 1e-9}, "regulariser: expected 0.001 or more, got 1e-09"),
+        ({"beta": math.inf}, "beta: expected a finite number, 0 or more, got inf"),
+        ({"threshold": math.inf}, "threshold: expected a finite number, 0 or more, got inf"),
         ({"threshold": -1.0}, "threshold: expected 0 or more"),
     ],
 )

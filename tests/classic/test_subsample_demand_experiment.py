@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -49,6 +51,16 @@ def test_saved_in_the_middle_of_a_table_it_goes_on_bit_for_bit(monkeypatch):
     assert first.done == 1
     second.load_state_dict(first.state_dict())
     assert untimed(rows + run(second)) == untimed(whole)
+
+
+def test_resampled_tables_are_those_of_ks_alone_and_each_has_its_own_time(monkeypatch):
+    """Nothing is lifted, so k = 2 is not needed for 3; by a clock that ticks when it is read 5 sweeps are alike."""
+    monkeypatch.setattr("time.process_time", itertools.count().__next__)
+    experiment = SubsampleDemand(DemandOptions(**TINY | {"ks": (3, 1)}, backup="resample"), 0)
+    assert experiment.total == 2
+    seconds = {row.x: row.value for row in run(experiment) if row.metric == "seconds"}
+    assert list(seconds) == [1, 3]
+    assert seconds[1] == seconds[3]
 
 
 def test_with_all_agents_sampled_the_exact_gap_is_0_and_below_it_the_gap_is_within_the_bound():

@@ -133,7 +133,7 @@ def test_without_an_exact_state_loading_says_so_and_the_transition_is_lost() -> 
     state = env.state_dict()
     other = toy(seeds=(9,), exact=False)
     other.load_state_dict(state)
-    assert other.events() == ["toy cannot save its state: every copy begins a new episode"]
+    assert other.events() == ["its state cannot be saved: every copy begins a new episode"]
     step = other.step(zeros(env))
     assert step.lost is not None and step.lost.all() and step.done.all()
     assert not step.terminated.any() and not step.reward.any()

@@ -181,6 +181,30 @@ class Wide(Relay):
         return {**super().look(), "b": np.zeros(3)}
 
 
+class Slip(Relay):
+    """``Relay`` with one slip that is easily made, ``fault``."""
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
+
+    def __init__(self, fault: str) -> None:
+        super().__init__()
+        self.fault = fault
+
+    def reset(self, seed: int | None = None, options: Any = None) -> Any:
+        obs, infos = super().reset(seed)
+        return obs if self.fault == "reset" else (obs, infos)
+
+    def step(self, actions: dict[str, Any]) -> Any:
+        obs, rewards, terminations, truncations, infos = super().step(actions)
+        if self.fault == "step":
+            return obs, rewards, terminations, infos
+        if self.fault == "reward":
+            rewards = {agent: np.array([reward]) for agent, reward in rewards.items()}
+        if self.fault == "none":
+            obs = {agent: None if terminations[agent] else seen for agent, seen in obs.items()}
+        return obs, rewards, terminations, truncations, infos
+
+
 class Nested(Relay):
     """``Relay`` that keeps its limit as pettingzoo.sisl does, in a world of its own."""
 
@@ -198,6 +222,7 @@ KINDS = {
     "unannounced_module": Unannounced,
     "late_module": Late,
     "wide_module": Wide,
+    "slip_module": Slip,
     "nested_module": Nested,
     "empty_module": None,
 }
@@ -256,6 +281,27 @@ def test_an_observation_of_another_size_than_its_space_is_one_line() -> None:
     env = make_env("pettingzoo/wide_module")
     with pytest.raises(UserError, match="expected an observation of 2 numbers, as its space has, got 3"):
         env.reset()
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("reset", ": expected reset to return observations, infos, got a dict"),
+        (
+            "step",
+            ": expected step to return observations, rewards, terminations, truncations, infos, got 4 values",
+        ),
+        ("reward", ": expected a number as the reward of 'a', got a ndarray"),
+        ("none", ", agent 'b': expected an observation of 2 numbers, as its space has, got None"),
+    ],
+)
+def test_a_slip_in_what_reset_and_step_return_is_one_line_that_names_it(fault: str, message: str) -> None:
+    env = make_env("pettingzoo/slip_module", options={"fault": fault})
+    with pytest.raises(UserError) as caught:
+        env.reset()
+        for _ in range(2):
+            env.step(torch.zeros(1, 2, 1, 2))
+    assert str(caught.value) == f"pettingzoo/slip_module{message}"
 
 
 def test_the_limit_of_a_game_that_keeps_it_in_a_world_of_its_own_is_known() -> None:

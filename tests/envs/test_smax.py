@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -60,10 +61,12 @@ def test_an_unknown_map_names_the_nearest() -> None:
         make_env("smax/5m_vs_6")
 
 
-@pytest.mark.skipif(find_spec("jaxmarl") is not None, reason="it is installed")
-def test_without_jaxmarl_one_line_says_what_to_install() -> None:
-    with pytest.raises(UserError, match=r"pip install 'marl-reciprocity\[smax\]'"):
-        make_env("smax/3m")
+@pytest.mark.parametrize("module", ["jax", "jaxmarl.environments.smax"])
+def test_without_jax_or_jaxmarl_one_line_says_what_to_install(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
+    expected = "smax/* needs JaxMARL, on Python 3.11 or newer: pip install -c constraints.txt -e '.[smax]'"
+    with pytest.raises(UserError, match=f"^{re.escape(expected)}$"):
+        make_env("smax/3m", options={"max_steps": 99})  # no other test has made and kept this one
 
 
 @needs_jaxmarl

@@ -30,8 +30,8 @@ TINY = LifelongOptions(
 OPTIONS = LifelongOptions(tasks=("small/catch", "small/gather"), agents=2, frames=1000, evals=2)
 
 
-def made_up_run(folder, rewards, learning, options=OPTIONS, seeds=(0,), traffic=0.0):
-    """A run in which every agent meets task t in round t, modulo M, and a random policy earns 0.
+def made_up_run(folder, rewards, learning, options=OPTIONS, seeds=(0,), traffic=0.0, orders=None):
+    """A run in which a random policy earns 0.
 
     Args:
         folder: to make.
@@ -40,6 +40,7 @@ def made_up_run(folder, rewards, learning, options=OPTIONS, seeds=(0,), traffic=
         options: ``M`` tasks.
         seeds: of the run.
         traffic: bytes after each round of teams that share.
+        orders: seed -> the task of every agent in each round; none: task t in round t, modulo M.
     """
     folder.mkdir()
     content = {"format": FORMAT, "experiment": "lifelong", "options": to_json(options), "seeds": list(seeds)}
@@ -48,13 +49,15 @@ def made_up_run(folder, rewards, learning, options=OPTIONS, seeds=(0,), traffic=
         log = SeedLog(folder, seed, METRICS)
         log.write([Row(task_series(RANDOM, task), "agent_return", 0, 0.0) for task in options.tasks])
         for team in teams(options):
-            log.write(list(_rows(team, np.array(rewards[team][seed]), learning[team][seed], options, traffic)))
+            after = np.array(rewards[team][seed])
+            met = orders[seed] if orders else [t % len(options.tasks) for t in range(len(after))]
+            log.write(list(_rows(team, after, learning[team][seed], options, traffic, met)))
         log.close()
     merge(folder, seeds)
     return folder
 
 
-def _rows(team, rewards, learning, options, traffic):
+def _rows(team, rewards, learning, options, traffic, met):
     agents, (frames, returns) = size_of(team, options), learning
     for t, after in enumerate(rewards):
         totals = {"frames": agents * frames[-1] * (t + 1), "updates": 1, "right": 0, "wrong": 0}
@@ -66,9 +69,9 @@ def _rows(team, rewards, learning, options, traffic):
             for i in range(agents):
                 yield Row(agent_series(team, task, i), "agent_return", t + 1, after[m])
         for i in range(agents):
-            yield Row(f"{team}, agent {i}", "task", t + 1, t % len(options.tasks))
-            name = agent_series(team, options.tasks[t % len(options.tasks)], i)
-            behind = t // len(options.tasks) * len(frames)  # evaluations of visits before
+            yield Row(f"{team}, agent {i}", "task", t + 1, met[t])
+            name = agent_series(team, options.tasks[met[t]], i)
+            behind = met[:t].count(met[t]) * len(frames)  # evaluations of visits before
             for x, (clock, value) in enumerate(zip(frames, returns, strict=True), behind):
                 yield Row(name, "learning_frames", x, clock)
                 yield Row(name, "learning_return", x, value)

@@ -108,8 +108,9 @@ def test_a_replay_that_was_evicted_is_learnt_by_playing(tmp_path):
     assert values(rows, "frames") == [2 * FRAMES, 4 * FRAMES]
 
 
-def test_identification_by_simnet_is_counted_in_frames(tmp_path):
-    options = dataclasses.replace(TINY, identify="simnet", identify_steps=1016, threshold=2.0)
+@pytest.mark.parametrize("identify_steps", [1009, 1016])
+def test_identification_by_simnet_is_counted_in_frames_in_whole_steps_of_its_8_copies(tmp_path, identify_steps):
+    options = dataclasses.replace(TINY, identify="simnet", identify_steps=identify_steps, threshold=2.0)
     rows = run(team(tmp_path, [[0, 0]], options))
     assert values(rows, "frames") == [1016 + FRAMES, 1016 + FRAMES + 1016]
     played = values(rows, "learning_frames", "team: catch, agent 0")
@@ -118,7 +119,7 @@ def test_identification_by_simnet_is_counted_in_frames(tmp_path):
 
 @pytest.fixture
 def simnet(monkeypatch):
-    """Fingerprints of gather are 10 from those of catch, and two of one task 1 apart."""
+    """Fingerprints of gather are 10 from those of catch, two of one task 1 apart; each takes a step of 8 copies."""
 
     def prints(tasks, seeds, frames, env):
         base = {"small/catch": 0.0, "small/gather": 10.0}
@@ -140,14 +141,14 @@ def test_matches_are_right_or_wrong(tmp_path, simnet, threshold, right, wrong, p
     options = dataclasses.replace(TINY, identify="simnet", identify_steps=1, threshold=threshold)
     rows = run(team(tmp_path, [[0, 1, 0]], options))
     assert values(rows, "right") == right and values(rows, "wrong") == wrong
-    assert values(rows, "frames") == [FRAMES * times + k for k, times in enumerate(played, start=1)]
+    assert values(rows, "frames") == [FRAMES * times + 8 * k for k, times in enumerate(played, start=1)]
 
 
 def test_a_known_task_taken_for_a_new_one_is_wrong_and_is_played_again(tmp_path, simnet):
     options = dataclasses.replace(TINY, identify="simnet", identify_steps=1, threshold=0.5)
     rows = run(team(tmp_path, [[0, 0]], options))
     assert values(rows, "right") == [1, 1] and values(rows, "wrong") == [0, 1]
-    assert values(rows, "frames") == [FRAMES + 1, 2 * FRAMES + 2]
+    assert values(rows, "frames") == [FRAMES + 8, 2 * FRAMES + 16]
 
 
 # ---- isolated agents -----------------------------------------------------------------------------------------------

@@ -102,6 +102,14 @@ def test_tasks_that_cannot_be_saved_go_on_in_new_episodes_and_nothing_leads_over
     assert breaks == 5
 
 
+def test_new_episodes_after_a_state_that_cannot_be_saved_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    shard = Shard(TINY, Tasks.of(TINY.tasks, {}), [0, 1], [3, 4], 0.0, None)
+    shard.begin(0, [0, 1], None)
+    shard.load_state_dict(shard.state_dict())
+    what = "its state cannot be saved: every copy begins a new episode"
+    assert caplog.messages == [f"{task}: {what}" for task in TINY.tasks]
+
+
 @pytest.mark.parametrize("identify", ["told", "simnet"])
 def test_options_of_the_environments_reach_every_one_that_is_made(identify: Any, tmp_path: Path) -> None:
     """To train, to evaluate, to know the task: all have an ``ink`` of 3."""
@@ -179,6 +187,7 @@ def test_atari_tasks_without_ale_are_one_line(
         ("small/catch", "--dqn.conv nature", "conv: nature needs pictures of 36 x 36 pixels or more, got 10 x 10"),
         ("small/catch", "--threshold 2", "threshold 2: expected --identify simnet with it, got told"),
         ("small/catch", "--identify simnet --isolated --threshold 2", "threshold 2: expected a hub to use it, got"),
+        ("small/catch", "--isolated --hub-bytes 1000", "hub_bytes 1000: expected a hub to use it, got --isolated"),
         ("small/catch", "--rehearse .1", "rehearse: expected 0, or a row or more of a batch of 8, got 0.1"),
     ],
 )

@@ -10,7 +10,7 @@ from lifelong_tools import made_up_run, same
 
 from marl import cli
 from marl.algos.dqn import DQN, DQNConfig
-from marl.envs import make_env
+from marl.envs import VectorEnv, make_env
 from marl.lifelong import play
 from marl.lifelong.evaluate import evaluate
 from marl.lifelong.play import mean_returns
@@ -21,6 +21,12 @@ from marl.types import UserError, View
 CONFIG = DQNConfig(hidden=(8,))
 PLAYS = ([0.0, 500.0, 1000.0], [0.0, 4.0, 10.0])
 SPEC = make_env("small/catch", seeds=[0]).spec
+
+
+def test_what_befell_an_environment_in_an_evaluation_is_said_with_the_task(short_episodes, monkeypatch, caplog):
+    monkeypatch.setattr(VectorEnv, "events", lambda env: ["worker 0 of 1 died"])
+    mean_returns(DQN(SPEC, [CONFIG], [0]), ["small/catch"], [0], 1, {})
+    assert caplog.messages == ["evaluation: small/catch: worker 0 of 1 died"]
 
 
 @pytest.fixture

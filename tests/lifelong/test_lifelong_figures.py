@@ -7,7 +7,8 @@ import pytest
 from lifelong_tools import made_up_run, same
 
 from marl import cli
-from marl.classic.results import read_results, shared
+from marl.classic.results import read_results, shared, summarise
+from marl.lifelong.experiment import Lifelong
 from marl.lifelong.figures import plot
 from marl.lifelong.findings import Reference, times_of, transfer_of, whole_time_of
 from marl.runfolder import write_config
@@ -105,15 +106,34 @@ def test_forward_transfer_is_measured_against_isolated_agents_that_began_with_th
     alone, ends = dict.fromkeys((0, 1), ALONE), {0: ALONE, 1: ALONE}
     learning = {"isolated": dict.fromkeys((0, 1), PLAYS), "shared": {0: LOSES, 1: BORROWS}}
     folder = made_up_run(tmp_path / "r", {"isolated": alone, "shared": ends}, learning, seeds=(0, 1))
-    table, options = shared(read_results(folder), [0, 1]), same()
-    reference = Reference(table, options)
+    curves, options = read_results(folder), same()
+    reference = Reference(shared(curves, [0, 1]), options)
     # All begin with catch: nobody tells what a fresh agent does on gather.
-    assert np.isnan(transfer_of("shared", table, options, reference)).all()
+    assert np.isnan(transfer_of("shared", curves, options, reference)).all()
     assert not [row for row in plot([folder], tmp_path / "f.png").table if row.quantity == "forward transfer"]
-    table["isolated, agent 0", "task"][1][1] = [1, 0]  # but the isolated agent of seed 1 begins with gather
+    curves["isolated, agent 0", "task"][1][1][:] = [1, 0]  # but the isolated agent of seed 1 begins with gather
     # Mean scores: 0 .4 1 is .45, what it lacks .55; 0 .4 .6 is .35, a tenth less; 1 1 1 lacks nothing.
-    assert transfer_of("shared", table, options, reference) == pytest.approx([-0.1 / 0.55, 1.0])
-    assert transfer_of("isolated", table, options, reference) == pytest.approx([0.0, 0.0])
+    assert transfer_of("shared", curves, options, reference) == pytest.approx([-0.1 / 0.55, 1.0])
+    assert transfer_of("isolated", curves, options, reference) == pytest.approx([0.0, 0.0])
+
+
+def test_forward_transfer_counts_first_visits_also_of_tasks_that_not_all_seeds_meet_as_often(tmp_path):
+    """Seed 0 meets catch, gather, gather, and seed 1 gather, catch, catch: no task has curves that both seeds share."""
+    orders, later = {0: [0, 1, 1], 1: [1, 0, 0]}, {0: LOSES, 1: BORROWS}
+    options, folder = same(agents=1, rounds=3, draws="uniform"), tmp_path / "r"
+    rewards = {team: dict.fromkeys((0, 1), [[10.0, 10.0]] * 3) for team in ("isolated", "shared")}
+    learning = {"isolated": dict.fromkeys((0, 1), PLAYS), "shared": later}
+    made_up_run(folder, rewards, learning, options, (0, 1), orders=orders)
+    curves = read_results(folder)
+    assert ("shared: gather, agent 0", "learning_return") not in shared(curves, [0, 1])
+    found = {each.name: each for each in summarise(Lifelong, options, curves, [0, 1], folder)}
+    # As above: what seed 0 scores is a tenth less than .45, the fresh agent's, which lacks .55; seed 1 lacks nothing.
+    expected = [-0.1 / 0.55, 1.0]
+    assert transfer_of("shared", curves, options, Reference(shared(curves, [0, 1]), options)) == pytest.approx(expected)
+    assert found["shared: forward transfer"].mean == pytest.approx(np.mean(expected))
+    assert rows_of([folder], tmp_path / "f.png")["N = 1", "forward transfer"].estimate == pytest.approx(
+        np.mean(expected)
+    )
 
 
 def test_forgetting_frames_and_bytes_are_in_the_table_with_and_without_ewc(tmp_path):

@@ -71,6 +71,22 @@ def test_a_step_waits_to_be_stored_until_the_next_one_is_asked_for_but_is_there_
     assert now.draw(1).reward.shape == (2, 1, 1) and now.replay.written == 4  # once, whoever looks how often
 
 
+@pytest.mark.parametrize("moment", ["a step", "a restored state"])
+def test_a_worker_of_an_environment_that_died_is_said_with_the_task(moment, caplog):
+    now, learner = playing(2)
+    try:
+        now.advance(learner)
+        state = now.state_dict()
+        now.env.parts[1].pool.workers[0].process.kill()
+        if moment == "a step":
+            now.advance(learner)
+        else:
+            now.load_state_dict(state)
+        assert caplog.messages == ["gym/CartPole-v1: worker 0 of 2 died: started again, 2 copies begin new episodes"]
+    finally:
+        now.close()
+
+
 def test_saving_after_every_step_changes_nothing_and_a_round_goes_on_from_there():
     ends = []
     for saving in (False, True):

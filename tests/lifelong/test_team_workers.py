@@ -65,11 +65,11 @@ class Perilous(LocalEngine):
         return Perishable(self, kind, arguments)
 
 
-def team(folder, engine, options=THREE, workers=2):
-    options = dataclasses.replace(options, workers=workers)
-    made = Team(options, 5, Tasks.of(options.tasks, options.env), Plan("team", 3, True, 10.0), folder / "team", engine)
-    made.sequence.table = torch.tensor(ORDERS).T.contiguous()
-    made.total = len(ORDERS[0]) * made.steps
+def team(folder, engine, options=THREE, workers=2, orders=ORDERS):
+    options, plan = dataclasses.replace(options, workers=workers), Plan("team", len(orders), True, 10.0)
+    made = Team(options, 5, Tasks.of(options.tasks, options.env), plan, folder / "team", engine)
+    made.sequence.table = torch.tensor(orders).T.contiguous()
+    made.total = len(orders[0]) * made.steps
     return made
 
 
@@ -107,6 +107,22 @@ def test_agents_in_two_workers_come_to_the_numbers_of_agents_in_one(straight, tm
     assert [row[:3] for row in together] == [row[:3] for row in straight]
     returns = [[row.value for row in rows if row.metric == "agent_return"] for rows in (together, straight)]
     assert returns[0] == pytest.approx(returns[1], abs=1e-6)
+
+
+def test_how_an_agent_explores_after_it_borrowed_does_not_depend_on_who_shares_its_process(tmp_path):
+    """In round 2 agent 1 borrows what both learnt while agent 0 plays on; in round 3 it plays, always at random."""
+    tasks, config = (*TINY.tasks, "small/gates"), dataclasses.replace(TINY.dqn, epsilon_final=1.0)
+    options = dataclasses.replace(TINY, tasks=tasks, dqn=config)
+    played = []
+    for workers in (1, 2):
+        made = team(tmp_path / str(workers), LocalEngine(), options, workers, orders=[[0, 1, 1], [0, 0, 2]])
+        while made.done < made.total:
+            made.advance()
+        known = made.hub.fetch(3, "reader")
+        played.append((known.agent, known.transitions["action"].tolist()))
+        made.close()
+    assert played[0][0] == "agent_1"
+    assert played[0] == played[1]
 
 
 @pytest.mark.parametrize("save_after", [None, 3])
@@ -149,15 +165,34 @@ def everything(made):
     return flatten({str(k): state for k, state in enumerate(made.saved)})
 
 
+def assert_same(made, other):
+    (tensors, values), (others, same) = everything(made), everything(other)
+    assert values == same and tensors.keys() == others.keys()
+    assert all(torch.equal(tensors[name], others[name]) for name in tensors)
+
+
 @pytest.mark.parametrize("method, first, save_after", [("advance", 60, None), ("share", 4, 30), ("identify", 6, 5)])
 def test_memories_and_networks_are_the_same_bit_for_bit_after_a_death(tmp_path, method, first, save_after):
     made = [team(tmp_path / name, engine) for name, engine in (("a", Perilous()), ("b", Perilous(method, first)))]
     run(made[0])
     run(made[1], save_after)
-    (tensors, values), (others, same) = map(everything, made)
-    assert values == same and tensors.keys() == others.keys()
-    assert any("memories" in name and "obs" in name for name in tensors)
-    assert all(torch.equal(tensors[name], others[name]) for name in tensors)
+    assert any("memories" in name and "obs" in name for name in everything(made[0])[0])
+    assert_same(*made)
+
+
+def test_a_borrower_whose_process_dies_after_the_hub_dropped_what_it_borrowed_still_has_it(tmp_path):
+    """In round 2 agent 0 shares the second task, which drives out the first, before agent 1, which borrowed that."""
+    orders = [[0, 1], [0, 0]]
+    run(team(tmp_path / "unlimited", Perilous(), TINY, orders=orders))
+    replays = (tmp_path / "unlimited" / "team" / "hub" / "tensors").glob("*-replay-*")
+    one = dataclasses.replace(TINY, hub_bytes=max(path.stat().st_size for path in replays))
+    engines = {"lives": Perilous(), "dies": Perilous("share", first=4)}  # two workers share in each round
+    made = [team(tmp_path / name, engine, one, orders=orders) for name, engine in engines.items()]
+    rows = [run(each) for each in made]
+    assert [row.value for row in rows[0] if row.metric == "frames"] == [2 * STEPS, 3 * STEPS]  # it did borrow
+    (left,) = (tmp_path / "lives" / "team" / "hub" / "tensors").glob("*-replay-*")
+    assert left.name.startswith("000002-")  # the second task
+    assert_same(*made)
 
 
 @pytest.mark.parametrize("first", [25, 26, 27])

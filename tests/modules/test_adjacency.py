@@ -84,15 +84,28 @@ def test_what_only_fills_up_the_batch_is_no_other_row():
     """Rows 1 and 3 of the first member and row 0 of the second are padding; a member's draws are those it has alone."""
     states, real = distinct(2, 2, 4, 1), torch.tensor([[True, False, True, False], [False, True, True, True]])
     space = Resample(streams(0, 1), (1,), 1)
-    near = torch.stack([next(space(states, real)) for _ in range(200)])
+    near = torch.stack([next(space(states, real.unsqueeze(1))) for _ in range(200)])
     for p, g, b in itertools.product(range(2), range(2), range(4)):
         found = {row for row in range(4) if (near[:, p, g, b] == states[p, g, row]).any()}
         others = set(real[p].nonzero().flatten().tolist()) - {b}
         assert found == others if real[p, b] else found <= others  # of padding itself nothing is asked
     alone = Resample(streams(1), (1,), 1)
-    assert all(torch.equal(next(alone(states[1:], real[1:])), each[1:]) for each in near)
-    knn = next(Nearest(1, "euclidean")(states, real))
+    assert all(torch.equal(next(alone(states[1:], real[1:, None])), each[1:]) for each in near)
+    knn = next(Nearest(1, "euclidean")(states, real.unsqueeze(1)))
     assert knn[0, 0].flatten().tolist() == [3.0, 1.0, 1.0, 3.0]  # without padding row 1 (2.0) is the nearest to row 0
+
+
+def test_each_agent_has_rows_of_its_own_that_only_fill_up_and_one_without_others_keeps_its_states():
+    """Of agent 0 rows 0 and 2 are real, of agent 1 row 3 alone, of agent 2 none."""
+    states = torch.arange(12.0).view(1, 3, 4, 1)
+    real = torch.tensor([[[True, False, True, False], [False, False, False, True], [False] * 4]])
+    (near,) = Resample(streams(0), (1,), 1)(states, real)
+    assert [near[0, 0, 0].item(), near[0, 0, 2].item()] == [2.0, 0.0]  # each other's
+    assert near[0, 1, 3].item() == 7.0 and torch.equal(near[0, 2], states[0, 2])
+    first, second = Nearest(2, "euclidean")(states, real)
+    assert first[0, 0].flatten().tolist() == [2.0, 0.0, 0.0, 2.0]
+    assert second[0, 0].flatten().tolist() == [0.0, 2.0, 2.0, 0.0]  # rows 0 and 2 have one other real row: themselves
+    assert first[0, 1, 3].item() == 7.0 and torch.equal(first[0, 2], states[0, 2])
 
 
 def test_resample_reaches_every_coordinate_and_every_other_row_equally_often():
@@ -119,7 +132,7 @@ def test_draws_for_many_calls_ahead_are_those_of_one_call_at_a_time():
     few, many = distinct(2, 3, 5, 4), distinct(2, 1, 7, 2)
     for states in [few] * 150 + [many] * 3 + [few] + [many, few] * 3:
         assert torch.equal(next(space(states)), one_at_a_time(states, stream))
-    real = torch.ones(2, 5, dtype=torch.bool)
+    real = torch.ones(2, 1, 5, dtype=torch.bool)
     expected = Resample(stream, (1,), 1)
     for mask in (real, None, real):
         assert torch.equal(next(space(few, mask)), next(expected(few, mask)))

@@ -28,3 +28,24 @@ def test_moments_that_threads_update_together_stay_of_one_piece():
     batch, moments = torch.tensor([-1.0, 1.0]).view(1, 1, 2, 1), Moments()
     in_threads(lambda: [moments.update(batch) for _ in range(300)], 4)
     assert (moments.mean.item(), moments.std().item()) == (0.0, 1.0)
+
+
+def test_rows_that_do_not_count_change_no_moment():
+    """Agent 0 sees 1, 3 and then 5, among rows of 99 that do not count; agent 1 nothing at first, then 7 and 9."""
+    moments = Moments()
+
+    def see(rows: list[list[float]], real: list[list[int]] | None) -> None:
+        mask = None if real is None else torch.tensor([real]).bool()
+        moments.update(torch.tensor(rows, dtype=torch.float64).view(1, 2, -1, 1), mask)
+
+    def expect(count: int, means: list[float], variances: list[float]) -> None:
+        assert moments.count == count
+        torch.testing.assert_close(moments.mean.flatten(), torch.tensor(means, dtype=torch.float64))
+        torch.testing.assert_close(moments.std().square().flatten(), torch.tensor(variances, dtype=torch.float64))
+
+    see([[1, 99, 3], [99, 99, 99]], [[1, 0, 1], [0, 0, 0]])
+    expect(2, [2, 0], [1, 0])
+    see([[5, 99], [7, 9]], [[1, 0], [1, 1]])
+    expect(3, [3, 8], [8 / 3, 1])  # of 1, 3, 5 and of 7, 9
+    see([[3], [8]], None)
+    expect(4, [3, 8], [2, 2 / 3])  # of 1, 3, 5, 3 and of 7, 9, 8

@@ -112,6 +112,15 @@ Curves: TypeAlias = Mapping[tuple[str, str], Mapping[int, tuple[Array, Array]]]
 
 
 @runtime_checkable
+class Uneven(Protocol):
+    """An experiment that measures curves which not every seed has with the same x."""
+
+    @staticmethod
+    def uneven_findings(curves: Curves, options: Any) -> Sequence[Finding]:
+        """The numbers to report behind the ``findings``, from what each seed measured."""
+
+
+@runtime_checkable
 class Drawn(Protocol):
     """An experiment with a picture of its own, in place of a panel for each metric."""
 

@@ -103,7 +103,7 @@ class MultiagentExperiment:
             "centralised": MultiagentCoopLSVI(mdp, threshold=1.0, **settings),
         }
         self._regret = dict.fromkeys(SERIES, 0.0)
-        self._quarters = np.zeros(3)  # the cooperating agents' regret of one, two and three quarters of the run
+        self._quarters = np.zeros((3, 2))  # last episode in each of three quarters, cooperating agents' regret by then
         self._played = {name: np.zeros((0, mdp.agents)) for name in SERIES}
         self.total = sum(self._length(series) for series in self._learners)
 
@@ -159,15 +159,16 @@ class MultiagentExperiment:
         return rows
 
     def _look_back(self, episodes: int) -> None:
-        """Has the last quarter cost as much as the second, and .3 % of the best return an episode?"""
+        """Has an episode of the last quarter cost as much as one of the second, and .3 % of the best return?"""
         whole, total = self._options.episodes, self._regret["cooperating"]
         for quarter in (1, 2, 3):
             if 4 * episodes <= quarter * whole:
-                self._quarters[quarter - 1] = total
-        first, second, third = self._quarters
-        late = (total - third) / (whole / 4)
-        lasting = total - third > 0.9 * (second - first) and late > 3e-3 * self._front.max()
-        if episodes == whole >= LINEAR_FROM and lasting:
+                self._quarters[quarter - 1] = episodes, total
+        if episodes < whole or whole < LINEAR_FROM:
+            return
+        lengths, costs = np.diff([*self._quarters, (episodes, total)], axis=0).T
+        early, _, late = costs / lengths
+        if late > 0.9 * early and late > 3e-3 * self._front.max():
             learner = self._learners["cooperating"]
             mdp = learner.mdp
             beta = learner.bonus.at(episodes, mdp.dim, mdp.horizon, mdp.agents)

@@ -55,7 +55,8 @@ class DemandOptions:
 class SubsampleDemand:
     """One seed: it draws the samples of frozen and resampled tables, and what happens in the executions.
 
-    Tables of 1, 2, ..., max(ks) agents are learnt one after the other, each lifted from the one before; then networks.
+    Tables of 1, 2, ..., max(ks) agents are learnt one after the other, each lifted from the one before; with backup
+    resample, which lifts nothing, tables of ks alone. Then networks.
     """
 
     Options: ClassVar[type] = DemandOptions
@@ -81,21 +82,24 @@ class SubsampleDemand:
         self.options, self.seed = options, seed
         if min(options.network_ks, default=1) < 1 or len(set(options.network_ks)) < len(options.network_ks):
             raise UserError(f"network_ks: expected different numbers from 1 on, got {_listed(options.network_ks)}")
-        self.tables = max(options.ks)
+        largest = max(options.ks)
+        self._lifts = options.backup != "resample"
+        self._sizes = range(1, largest + 1) if self._lifts else sorted(options.ks)
+        self.tables = len(self._sizes)
         self.total = self.tables + len(options.network_ks)
         check_sizes(max(options.ks + options.network_ks), options.agents)
         if options.crowd is not None:
-            check_sizes(self.tables, options.crowd)
+            check_sizes(largest, options.crowd)
         lumped = options.state == "lumped"
         self.system = demand_response(options.reward)
         self.learnt_on = demand_response(options.reward, lumped=True) if lumped else self.system
         self.view = consumption_groups() if lumped else None
-        for name, k in (("ks", self.tables), ("small", options.small)):
+        for name, k in (("ks", largest), ("small", options.small)):
             if k:
                 _check_fits(name, self.learnt_on, k)
         self.done = 0
         self._seconds = 0.0
-        self._table = self._new_table(1)
+        self._table = self._new_table(self._sizes[0])
         self._network: HistogramDQN | None = None
         self._optimum: SubsampleQ | None = None
 
@@ -116,7 +120,9 @@ class SubsampleDemand:
         rows = [Row(series, metric, table.k, value) for metric, value in found.items()]
         if self.done == self.tables:
             return rows + self._crowd()
-        self._table = self._new_table(table.k + 1, table)
+        self._table = self._new_table(self._sizes[self.done], table)
+        if not self._lifts:
+            self._seconds = 0.0
         return rows
 
     def state_dict(self) -> State:
@@ -129,8 +135,7 @@ class SubsampleDemand:
 
     def load_state_dict(self, state: State) -> None:
         self.done, self._seconds = int(state["done"]), float(state["seconds"])
-        k = min(self.done + 1, self.tables)
-        self._table = self._new_table(k)
+        self._table = self._new_table(self._sizes[min(self.done, self.tables - 1)])
         self._table.load_state_dict(state["table"])
         self._network = None
         if state["network"]:
@@ -162,7 +167,7 @@ class SubsampleDemand:
     def _new_table(self, k: int, smaller: SubsampleQ | None = None) -> SubsampleQ:
         o = self.options
         table = SubsampleQ(self.learnt_on, k, o.backup, o.m, self.seed, threads=o.threads)
-        if smaller and o.backup != "resample":
+        if smaller and self._lifts:
             table.lift_from(smaller)
         return table
 
@@ -184,10 +189,10 @@ class SubsampleDemand:
             self._new_table(1).fit(1)  # compiles; Figure 1a is not about that
         began, table = time.process_time(), self._table
         while True:
-            if self.options.backup == "resample":
-                learnt = table.fit(1).sweeps >= self.options.sweeps
-            else:
+            if self._lifts:
                 learnt = table.solve(self.options.tolerance, max_sweeps=1, lifted=False).error <= self.options.tolerance
+            else:
+                learnt = table.fit(1).sweeps >= self.options.sweeps
             if learnt or time.process_time() - began > CHUNK_SECONDS:
                 break
         self._seconds += time.process_time() - began
