@@ -241,8 +241,7 @@ def test_adjacent_states_are_made_from_rows_that_happened(critic):
     learner = make(critic=critic, shared=False, reciprocity__kappa=0.5)
     learner.reciprocity.space = Watched()
     learner.compute_target(trajectory(valid=times([True, False], [True, True])), None)
-    expected = [[[True, False], [True, True]]] if critic == "own" else [[[True, True]]]
-    assert asked[0].tolist() == expected
+    assert asked[0].tolist() == ([[[True, False], [True, True]]] if critic == "own" else [[[True, True]]])
 
 
 # ---- losses -------------------------------------------------------------------------------------------------------
