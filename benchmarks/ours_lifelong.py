@@ -113,6 +113,9 @@ class Again:
     def step_wait(self) -> Step:
         return next(self.steps)
 
+    def events(self) -> list[str]:
+        return []
+
 
 def hub_milliseconds(tasks: int, questions: int = 100) -> tuple[float, float, float]:
     """Of a hub with so many tasks of Atari's SimNet: to open it, its first query, and the slowest of many others."""
