@@ -115,12 +115,12 @@ class Replay:
         for name, ring in self.seen.items():
             ring[now] = self._kept(name, getattr(view, name))
             ring[following] = self._kept(name, getattr(step, name))
-        told = {**step._asdict(), **acted._asdict(), "left": self.left}
+        earned = step.reward.masked_fill(self.left, 0.0)  # nothing by who is gone
+        told = {**step._asdict(), **acted._asdict(), "left": self.left, "reward": earned}
         for name, ring in self.moves.items():
             ring[now] = told[name].transpose(1, 2)
         self.left = (self.left | step.terminated) & ~step.done
-        ended = step.done.any(1)
-        if ended.any():
+        if (ended := step.done.any(1)).any():
             last = {name: self._kept(name, getattr(step, f"next_{name}"))[ended] for name in self.seen}
             self.finals.put(now, ended, last)
         if self.older is not None:

@@ -383,5 +383,5 @@ def test_gaussian_noise_of_each_critic_is_measured_by_its_own_states_which_are_s
     other = HookedCritics([Single(), Single()], 0.5, "ring", "gaussian")
     other.load_state_dict(hooks.state_dict())
     assert [round(space.moments.mean[0, 0, 0].item(), 6) for space in other.spaces] == [0.0, 1000.0]
-    with pytest.raises(UserError, match="expected what 0 critics' adjacency spaces have noted, got that of 2"):
+    with pytest.raises(UserError, match="adjacency: expected what 0 critics' states were like, got that of 2"):
         HookedCritics([Single(), Single()], 0.5, "ring").load_state_dict(hooks.state_dict())

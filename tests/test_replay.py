@@ -339,8 +339,10 @@ def test_rows_of_an_agent_that_left_do_not_count_until_its_copys_episode_ends():
     """It leaves at step 1 and the episode ends at step 3; what is said of it in between never happened."""
     replay = departure(6, left=(1, 2, 3), over=(3,))
     batch = replay.sample(300)
-    gone = (batch.reward == 2) | (batch.reward == 3)
+    time = batch.obs[..., 0]
+    gone = (time == 2) | (time == 3)
     assert torch.equal(batch.valid[:, 1], ~gone[:, 1]) and batch.valid[:, 0].all() and gone.any()
+    assert torch.equal(batch.reward[:, 0], time[:, 0]) and not batch.reward[:, 1][gone[:, 1]].any()
     assert departure(6, left=(3,), over=(3,)).sample(300).valid is None  # it left with all others
 
 

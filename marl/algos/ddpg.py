@@ -108,7 +108,7 @@ class DDPG:
             "loss/actor": row_mean(actor_loss, batch.valid),
             "value/q_mean": row_mean(q, batch.valid),
             "value/target_mean": row_mean(target, batch.valid),
-            **self.reciprocity.metrics(),
+            **self.reciprocity.metrics(batch.valid),
             "grad/critic_norm": critic_norm,
             "grad/actor_norm": actor_norm,
         }

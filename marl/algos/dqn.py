@@ -139,7 +139,7 @@ class DQN:
             "loss/critic": row_mean(loss, batch.valid),
             "value/q_mean": row_mean(q, batch.valid),
             "value/target_mean": row_mean(target, batch.valid),
-            **self.reciprocity.metrics(),
+            **self.reciprocity.metrics(batch.valid),
             "grad/critic_norm": norm,
             "explore/epsilon": self.epsilon().squeeze(-1).expand_as(norm),
         }

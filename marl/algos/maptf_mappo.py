@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import log_softmax, softmax
 
 from marl.algos.common import Metrics, as_read, readable
-from marl.algos.mappo import MAPPO, MAPPOConfig, Sequences
+from marl.algos.mappo import MAPPO, MAPPOConfig, Sequences, choosing
 from marl.config import option
 from marl.envs.base import EnvSpec, Step
 from marl.modules.options import OptionModule, OptionsConfig, everybodys_answers, whom
@@ -99,7 +99,7 @@ class MAPTFMAPPO:
         def imitate(output: Tensor, part: Sequences) -> Tensor:
             assert part.note is not None
             loss = self.imitation(output, part.note)
-            heard.append(masked_mean(loss.detach(), part.valid))
+            heard.append(masked_mean(loss.detach(), choosing(part.valid, part.avail)))
             return loss
 
         metrics = self.base.update(batch._replace(memory=None), note, imitate)

@@ -117,7 +117,7 @@ class TD3:
             "loss/critic": row_mean(critic_loss, batch.valid),
             "value/q_mean": row_mean(q.mean(-1), batch.valid),
             "value/target_mean": row_mean(target, batch.valid),
-            **self.reciprocity.metrics(),
+            **self.reciprocity.metrics(batch.valid),
             "grad/critic_norm": critic_norm.unflatten(1, (-1, 2)).amax(-1),
             **self.actor_metrics,
         }

@@ -108,7 +108,10 @@ class PettingZooCopy:
     def _returned(self, method: str, answer: Any) -> Sequence[Any]:
         """What a method of the environment returned; raises ``UserError`` unless these are ``RETURNS``."""
         if isinstance(answer, tuple | list) and len(answer) == len(RETURNS[method]):
-            return answer
+            if all(isinstance(part, Mapping) for part in answer):
+                return answer
+            kinds = ", ".join(type(part).__name__ for part in answer)
+            raise UserError(f"{self.spec.id}: expected {method} to return dictionaries by agent, got {kinds}")
         got = f"{len(answer)} values" if isinstance(answer, tuple | list) else f"a {type(answer).__name__}"
         raise UserError(f"{self.spec.id}: expected {method} to return {', '.join(RETURNS[method])}, got {got}")
 

@@ -117,7 +117,7 @@ class Shard:
                 lent[i] = Lent(known.transitions, known.network)
         numbers = [turn + 1] * len(tasks) if matches is None else [match.task for match in matches]
         self.learner.steps = 0  # exploration begins anew, whoever drew with it in the rounds before
-        self.learner.explore = Streams(self._round_seeds(turn), "explore")
+        self.learner.explore = Streams(self._round_seeds(turn), "round/explore")
         self.now = self._round(turn, tasks, numbers, lent)
         self.point = -1
         return [i in lent for i in range(len(tasks))]

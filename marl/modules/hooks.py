@@ -92,7 +92,7 @@ class HookedCritics(torch.nn.Module):
     def set_extra_state(self, state: State) -> None:
         own, saved = self._spaces_of_their_own(), state["spaces"]
         if len(own) != len(saved):
-            raise UserError(f"expected what {len(own)} critics' adjacency spaces have noted, got that of {len(saved)}")
+            raise UserError(f"adjacency: expected what {len(own)} critics' states were like, got that of {len(saved)}")
         for space, noted in zip(own, saved, strict=True):
             space.load_state_dict(noted)
 

@@ -45,7 +45,7 @@ class Moments:
             variance, mean = torch.var_mean(whole, dim=-2, correction=0)
         else:
             out = ~real.to(device).unsqueeze(-1)
-            rows = (~out).sum(-2)
+            rows = (~out).sum(-2).double()
             mean = whole.masked_fill(out, 0.0).sum(-2) / rows.clamp(min=1)
             variance = (whole - mean.unsqueeze(-2)).masked_fill(out, 0.0).square().sum(-2) / rows.clamp(min=1)
         total = count + rows

@@ -20,14 +20,15 @@ TEAMS = [
 ]
 
 
-def learnt(case: Case, later: float, leaves_at: int = 0) -> Any:
+def learnt(case: Case, later: float, leaves_at: int = 0, **settings: Any) -> Any:
     """A learner after some updates on episodes of four steps, in which agent 0 leaves after one or more.
 
     Args:
         later: agent 0's reward from then on; 0 in any real environment.
         leaves_at: the step at which it leaves; 3: with all others.
+        settings: of the algorithm.
     """
-    learner = make(case, seeds=[0], mixer="none", warmup=0, update_every=4 * COPIES, batch_size=20)
+    learner = make(case, seeds=[0], mixer="none", warmup=0, update_every=4 * COPIES, batch_size=20, **settings)
     spec, streams, size = case.spec, Streams([0], "batch"), learner.memory_size
     buffer = type(learner).Buffer.of(learner.config, spec, COPIES, [0], size)
     view = look(spec, streams, 1.0, torch.zeros(1, 3, COPIES, size) if size else None)
@@ -64,3 +65,8 @@ def test_what_follows_an_agents_departure_teaches_nobody(case):
     """With central critics too: no other agent's reward is touched."""
     assert same(learnt(case, later=0.0), learnt(case, later=1000.0))
     assert not same(learnt(case, later=0.0), learnt(case, later=0.0, leaves_at=3))
+
+
+def test_nor_does_it_as_a_part_of_the_returns_of_several_steps():
+    case = next(case for case in TEAMS if case.algorithm == "dqn")
+    assert same(learnt(case, later=0.0, n_step=3), learnt(case, later=1000.0, n_step=3))

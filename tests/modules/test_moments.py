@@ -49,3 +49,14 @@ def test_rows_that_do_not_count_change_no_moment():
     expect(3, [3, 8], [8 / 3, 1])  # of 1, 3, 5 and of 7, 9
     see([[3], [8]], None)
     expect(4, [3, 8], [2, 2 / 3])  # of 1, 3, 5, 3 and of 7, 9, 8
+
+
+def test_masked_counts_are_as_exact_as_others_after_many_rows():
+    """The usual bug: whole numbers divided in single precision, so that after 10^9 rows a new batch weighs nothing."""
+    masked, plain = Moments(), Moments()
+    nothing = torch.zeros(1, 1, 1, dtype=torch.float64)
+    masked.known = plain.known = (10**9, nothing, nothing)
+    for _ in range(100):
+        masked.update(torch.ones(1, 1, 100, 1), torch.ones(1, 1, 100, dtype=torch.bool))
+        plain.update(torch.ones(1, 1, 100, 1))
+    torch.testing.assert_close(masked.mean, plain.mean, rtol=1e-9, atol=0)  # 10^4 ones among 10^9 zeros: 1e-5
