@@ -26,7 +26,7 @@ RETURNS = {
     "reset": ("observations", "infos"),
     "step": ("observations", "rewards", "terminations", "truncations", "infos"),
 }
-"""What the methods of a parallel environment return, each by agent."""
+"""What the methods of a parallel environment return, each a dictionary by agent."""
 
 
 class PettingZooCopy:
