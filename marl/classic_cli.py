@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from marl import config as cfg
-from marl import registry
 from marl.classic.experiments import ELSEWHERE, EXPERIMENTS, experiment
 from marl.classic.experiments.base import Distributed, Drawn
 from marl.classic.figure import draw
@@ -75,7 +74,7 @@ def lifelong(arguments: Sequence[str]) -> None:
             raise UserError("expected: marl lifelong TASKS --agents N [options]")
         parser.print_help()
         return
-    tasks = tuple(word for word in arguments[0].split(",") if word)
+    tasks = tuple(arguments[0].split(","))
     env, rest = _task_options(parser, tasks, _with_yes(arguments, ("--isolated", "--without-ewc")))
     if asks:
         parser.print_help()
@@ -97,7 +96,9 @@ def _with_yes(words: Sequence[str], flags: Sequence[str]) -> list[str]:
 def _task_options(parser: Parser, tasks: Sequence[str], words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     """Let the parser know the options of the tasks' family; or, where it has none of its own, those given and the rest
     of the words."""
-    options = registry.family(tasks[0].partition("/")[0]).options if tasks else None
+    from marl.envs import family_of
+
+    options = family_of(tasks[0]).options
     if options is None:
         return free_options(words)
     add_settings(parser, f"{tasks[0].partition('/')[0]}/*", options, {}, "env.")

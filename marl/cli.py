@@ -80,8 +80,10 @@ def train(arguments: Sequence[str]) -> None:
         _train_parser(positional).print_help()
         return
 
+    from marl.envs import family_of
+
     algorithm = registry.algorithm(names[0])
-    family = registry.family(names[1].partition("/")[0])
+    family = family_of(names[1])
     parser = _train_parser([] if preset else positional, preset)
     add_settings(parser, names[0], algorithm.Config, preset.settings if preset else {})
     free: dict[str, Any] = {}
@@ -137,9 +139,9 @@ def _sweep(config: type, text: str) -> tuple[str, list[Any]]:
         raise UserError(
             f"--sweep {text}: expected FIELD=V,V,... of a field that may be swept{cfg.suggestion(name, kinds)}"
         )
-    if not equals:
+    if not equals or not values:
         raise UserError(f"--sweep {text}: expected FIELD=V,V,..., got no values; {name}=V1,V2 for example")
-    return name, [cfg.parse(f"--sweep {name}", kinds[name], value) for value in values.split(",") if value]
+    return name, [cfg.parse(f"--sweep {name}", kinds[name], value) for value in values.split(",")]
 
 
 def classic(arguments: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -18,6 +19,7 @@ __all__ = [
     "VectorEnv",
     "all_options",
     "evaluation_options",
+    "family_of",
     "list_environments",
     "make_env",
 ]
@@ -97,10 +99,7 @@ def evaluation_options(id: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _chosen(id: str, options: Mapping[str, Any]) -> tuple[EnvFamily, Any]:
     """The family of an id, and the options as its ``make`` takes them."""
-    prefix, slash, _ = id.partition("/")
-    if not slash:
-        raise UserError(f"environment {id!r} has no family{suggestion(id, list_environments())}")
-    family: EnvFamily = registry.family(prefix)
+    family = family_of(id)
     if family.options is None:
         return family, dict(options)
     known = {f.name for f in dataclasses.fields(family.options)}
@@ -108,6 +107,22 @@ def _chosen(id: str, options: Mapping[str, Any]) -> tuple[EnvFamily, Any]:
         if key not in known:
             raise UserError(f"no option {key!r} of {id}{suggestion(key, known)}")
     return family, from_json(family.options, options)
+
+
+def family_of(id: str) -> EnvFamily:
+    """The family of an environment's id.
+
+    Raises:
+        UserError: there is none, with the nearest; for an id without one, with the nearest name of any family.
+    """
+    prefix, slash, _ = id.partition("/")
+    if slash:
+        family: EnvFamily = registry.family(prefix)
+        return family
+    listed = {known.partition("/")[2]: known for known in reversed(list_environments())}  # twice: the first's
+    near = difflib.get_close_matches(id, listed, n=1, cutoff=0.55)
+    hint = f"did you mean {listed[near[0]]!r}?" if near else f"families are {', '.join(sorted(registry.ENVIRONMENTS))}"
+    raise UserError(f"environment {id!r}: expected FAMILY/NAME; {hint}")
 
 
 def list_environments() -> list[str]:
