@@ -129,23 +129,6 @@ class RidgeStatistics:
         self.count[index] += 1
         return growth
 
-    def rank_update(self, index: tuple[int, ...], phi: Array, rewards: Array, next_state: int) -> float:
-        """Add K rows that share a successor, counted as one: ``phi`` ``[d, K]``, ``rewards`` ``[K]``.
-
-        ``Lambda += phi phi^T``, ``b += phi rewards``, ``N[:, next_state] += phi 1``; returns the growth of log det.
-        """
-        before = self.count[index]
-        growth = sum(
-            self.rank1_update(index, column, float(reward), next_state)
-            for column, reward in zip(phi.T, rewards, strict=True)
-        )
-        self.count[index] = before + 1
-        return growth
-
-    def bonus_sq(self, features: Array) -> Array:
-        """``phi^T Lambda^-1 phi`` ``[*shape, K]`` of the rows of ``features`` ``[K, d]``."""
-        return np.einsum("...kd,kd->...k", features @ self.inverse, features)
-
     def weights(self, values: Array) -> Array:
         """``Lambda^-1 (b + N V)`` ``[*shape, d]``; ``values`` ``[*shape, S]``, or anything that broadcasts to it."""
         targets = self.reward_sum + np.einsum("...ds,...s->...d", self.next_sum, values)

@@ -12,8 +12,6 @@ from marl.stats import t_interval
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Bools = np.ndarray[Any, np.dtype[np.bool_]]
-
 
 class Row(NamedTuple):
     """A line of the table.

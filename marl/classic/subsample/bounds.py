@@ -73,8 +73,3 @@ def lipschitz_bound(system: LocalGlobalSystem, distance: float) -> float:
 def frequencies(states: Integers, local_states: int) -> Array:
     """``F`` of Definition 4.1: states ``[..., n]`` -> ``[..., L]``."""
     return (np.asarray(states)[..., None] == np.arange(local_states)).mean(-2)
-
-
-def total_variation(first: Array, second: Array) -> Array:
-    """``1/2 sum_x |F(x) - F'(x)|`` over the last axis."""
-    return np.abs(first - second).sum(-1) / 2

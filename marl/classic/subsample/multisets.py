@@ -66,15 +66,6 @@ class MultisetIndex:
         self._check("element", elements, self.states)
         return self.binomials[elements, np.arange(1, self.k + 1)].sum(-1)
 
-    def rank_counts(self, counts: Integers) -> Integers:
-        """``[..., L]`` counts that sum to k -> the number ``[...]``; raises ``UserError`` if they do not."""
-        counts = np.asarray(counts, np.int64)
-        if counts.shape[-1] != self.states or (counts < 0).any() or (counts.sum(-1) != self.k).any():
-            raise UserError(f"counts {counts.tolist()}: expected {self.states} numbers >= 0 that sum to {self.k}")
-        flat = counts.reshape(-1, self.states)
-        elements = np.repeat(np.tile(np.arange(self.states), len(flat)), flat.reshape(-1))
-        return self.rank(elements.reshape(*counts.shape[:-1], self.k))
-
     def unrank(self, numbers: Integers) -> Integers:
         """``[...]`` numbers -> ascending elements ``[..., k]``; raises ``UserError`` for a number out of range."""
         left = np.array(numbers, np.int64)
