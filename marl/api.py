@@ -16,7 +16,8 @@ from torch import Tensor
 
 from marl import config as cfg
 from marl import parts
-from marl.evaluation import Evaluator, Film, NotFilmed
+from marl.envs.base import VectorEnv
+from marl.evaluation import Evaluator, Film, NotFilmed, Progress
 from marl.log import METRICS
 from marl.loop import Training
 from marl.loop import train as run_loop
@@ -148,7 +149,11 @@ def _bar(training: Training, progress: bool) -> Iterator[Callable[..., None]]:
 
 
 def evaluate(
-    run: str | Path, episodes: int = 100, video: str | Path | None = None, member: int | str = 0
+    run: str | Path,
+    episodes: int = 100,
+    video: str | Path | None = None,
+    member: int | str = 0,
+    progress: bool = False,
 ) -> dict[str, Any]:
     """Play a run's newest policies without exploration; equal weights give equal numbers.
 
@@ -157,6 +162,7 @@ def evaluate(
         episodes: for each member.
         video: where to write an MP4 of the first episodes of one member; None: nowhere.
         member: which one to film, its number or name.
+        progress: show a bar on stderr.
 
     Returns:
         ``{"run", "step", "episodes", "members": [{"name", "mean", "standard_error", "unit", "outcomes"}]}``;
@@ -174,10 +180,12 @@ def evaluate(
         check_target(Path(video), ".mp4")
     film = Film(local, copies=min(episodes, 3)) if video is not None else None
     steps, rows = [], []
-    for folder in parts.folders(Path(run)):
-        step, found = _evaluate(folder, episodes, film if folder == home else None)
-        steps.append(step)
-        rows += found
+    members = len(recipe_of(Path(run)).members)
+    with contextlib.closing(Progress(members * episodes, progress)) as bar:
+        for folder in parts.folders(Path(run)):
+            step, found = _evaluate(folder, episodes, bar.beside(film if folder == home else None))
+            steps.append(step)
+            rows += found
     result = {"run": str(Path(run)), "step": min(steps), "episodes": episodes, "members": rows}
     if film is not None and video is not None:
         try:
@@ -202,13 +210,15 @@ def member_number(run: str | Path, member: int | str, what: str = "member") -> i
     return names.index(member) if member in names else int(member)
 
 
-def _evaluate(folder: Path, episodes: int, film: Film | None) -> tuple[int, list[dict[str, Any]]]:
+def _evaluate(
+    folder: Path, episodes: int, on_step: Callable[[VectorEnv, Tensor], None]
+) -> tuple[int, list[dict[str, Any]]]:
     """The step of the newest checkpoint and a row for each member that is in it."""
     recipe = read_recipe(folder)
     evaluator = Evaluator(lambda: recipe.make_env(episodes, purpose="eval"))
     with contextlib.closing(evaluator):
         step, learner = load_learner(folder, recipe, evaluator.env.spec)
-        played = evaluator(learner, film)
+        played = evaluator(learner, on_step)
     for event in played.events:
         say(f"evaluation: {event}")
     metrics = played.metrics()

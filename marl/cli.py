@@ -211,6 +211,7 @@ def evaluate(arguments: Sequence[str]) -> None:
     parser.add_argument("--member", help="Which member to film, its number or name. Default: 0.")
     parser.add_argument("--task", metavar="ID", help="Of marl lifelong: play this task alone. Default: all.")
     parser.add_argument("--json", action="store_true", help="Print one JSON object.")
+    parser.add_argument("--quiet", action="store_true", help="No progress bar.")
     given = parser.parse(arguments)
     video = Path(given.run) / "video.mp4" if given.video is True else given.video and Path(given.video)
     if given.video == "":
@@ -220,7 +221,7 @@ def evaluate(arguments: Sequence[str]) -> None:
             raise UserError("--member: lifelong agents are no members of a population; agent 0 is filmed")
         if video is not None:
             check_target(video, ".mp4")
-        lifelong_cli.evaluate(Path(given.run), given.episodes, video, given.task, given.json)
+        lifelong_cli.evaluate(Path(given.run), given.episodes, video, given.task, given.json, not given.quiet)
         return
     if given.task is not None:
         raise UserError(f"--task: {given.run} is no run of marl lifelong, and has one environment")
@@ -229,7 +230,7 @@ def evaluate(arguments: Sequence[str]) -> None:
 
     member, failure = api.member_number(given.run, given.member or "0", "--member"), None
     try:
-        result = api.evaluate(given.run, given.episodes, video, member)
+        result = api.evaluate(given.run, given.episodes, video, member, not given.quiet)
     except NotFilmed as error:
         result, failure = error.result, error
     _print_scores(result, given.json)

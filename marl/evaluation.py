@@ -14,6 +14,7 @@ from torch import Tensor
 from marl.algos.common import Learner, with_nothing_noted
 from marl.envs.base import VectorEnv
 from marl.runfolder import check_target, explain_disk_errors, write_atomically
+from marl.terminal import progress_bar
 from marl.types import UserError
 
 
@@ -65,7 +66,8 @@ class Evaluator:
 
         Args:
             learner: acts without exploration.
-            on_step: called with the environment and the episodes still running (``[P, N, E]`` bool) before each step.
+            on_step: called with the environment and the episodes still running (``[P, N, E]`` bool), before each step
+                and when none is left.
         """
         self._start_over()
         view, names = with_nothing_noted(self.first_view, learner.memory_size), self.env.spec.outcomes
@@ -89,6 +91,8 @@ class Evaluator:
                 running |= again
             memory = None if acted.memory is None else acted.memory.masked_fill(step.done.unsqueeze(-1), 0.0)
             view = step.view._replace(memory=memory)
+        if on_step is not None:
+            on_step(self.env, running)
         named = {name: outcomes[..., k] for k, name in enumerate(names)}
         return Evaluation(returns, lengths, named, self.env.events())
 
@@ -104,6 +108,38 @@ class Evaluator:
 
     def close(self) -> None:
         self.env.close()
+
+
+class Progress:
+    """A bar on stderr for one evaluation or several: the steps of all episodes, and how many of these have ended.
+
+    Args:
+        episodes: of all evaluations together.
+        visible: False: there is no bar.
+    """
+
+    def __init__(self, episodes: int, visible: bool) -> None:
+        self.episodes, self.begun = episodes, 0
+        self.bar = progress_bar(None, 0, "step", visible, late=True)
+
+    def beside(self, film: Film | None) -> Callable[[VectorEnv, Tensor], None]:
+        """The ``on_step`` of one evaluation, which may be filmed."""
+        before = self.begun
+
+        def show(env: VectorEnv, running: Tensor) -> None:
+            if film is not None:
+                film(env, running)
+            playing = running.any(1)
+            self.begun = before + playing.numel()
+            left = int(playing.sum())
+            self.bar.set_postfix_str(f"{self.begun - left} of {self.episodes} episodes", refresh=False)
+            self.bar.update(left)
+
+        return show
+
+    def close(self) -> None:
+        """The bar stays as it is."""
+        self.bar.close()
 
 
 class NotFilmed(UserError):

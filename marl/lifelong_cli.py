@@ -39,14 +39,14 @@ def plot(folders: Sequence[Path], out: Path, as_json: bool) -> None:
     print(f"picture: {figures.path}")
 
 
-def evaluate(folder: Path, episodes: int, video: Path | None, task: str | None, as_json: bool) -> None:
+def evaluate(folder: Path, episodes: int, video: Path | None, task: str | None, as_json: bool, progress: bool) -> None:
     """Let the agents play, and print what each earned on each task."""
     from marl.evaluation import NotFilmed
     from marl.lifelong.evaluate import evaluate as play
 
     failure = None
     try:
-        result = play(folder, episodes, video, task)
+        result = play(folder, episodes, video, task, progress)
     except NotFilmed as error:
         result, failure = error.result, error
     if as_json:

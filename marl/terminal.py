@@ -60,8 +60,14 @@ class Bar(tqdm):
     monitor_interval = 0
 
 
-def progress_bar(total: int, initial: int, unit: str, visible: bool) -> Any:
-    """A bar on stderr, to be closed; a terminal sees it often, a log file now and then."""
+def progress_bar(total: int | None, initial: int, unit: str, visible: bool, late: bool = False) -> Any:
+    """A bar on stderr, to be closed; a terminal sees it often, a log file now and then.
+
+    Args:
+        total, initial, unit: of what is counted; None: nobody knows how much there will be.
+        visible: False: nothing is shown.
+        late: what is over before a second line would come shows none.
+    """
     rarely = 0.2 if sys.stderr.isatty() else 10.0  # seconds between lines; a log file needs few
     return Bar(
         total=total,
@@ -69,6 +75,7 @@ def progress_bar(total: int, initial: int, unit: str, visible: bool) -> Any:
         unit=unit,
         disable=not visible,
         dynamic_ncols=True,
+        delay=rarely if late else 0.0,
         mininterval=rarely,
         miniters=1,  # the clock is read at each step, so that a step that takes long is followed by a line
     )

@@ -11,6 +11,8 @@ from tqdm import tqdm
 
 import marl
 from marl.envs import all_options
+from marl.evaluation import Progress
+from marl.terminal import progress_bar
 from marl.types import UserError
 
 SMALL = {"hidden": (16, 16), "batch_size": 16, "buffer_size": 1000, "threads": 1, "eval_every": 0, "warmup": 30}
@@ -199,6 +201,26 @@ def test_an_end_that_is_no_whole_number_is_refused_and_the_run_stays_as_it_is(tm
         marl.resume(folder, steps=60.0)
     marl.resume(folder, steps=np.int64(60))
     assert marl.evaluate(folder, episodes=1)["step"] == 60
+
+
+def test_evaluations_show_the_steps_played_and_the_episodes_that_are_over(monkeypatch):
+    """Two evaluations of two members with one episode each: 2 + 1 steps, then 2 more while the second runs."""
+    progress = Progress(episodes=4, visible=True)
+    both, one, none = (torch.tensor(running).view(2, 1, 1) for running in ([True, True], [True, False], [False, False]))
+    shown = []
+    for evaluation in ((both, one, none), (both,)):
+        watch = progress.beside(None)
+        for running in evaluation:
+            watch(None, running)
+            shown.append((progress.bar.n, progress.bar.postfix))
+    progress.close()
+    assert shown == [(2, "0 of 4 episodes"), (3, "1 of 4 episodes"), (3, "2 of 4 episodes"), (5, "2 of 4 episodes")]
+
+    bars = []
+    monkeypatch.setattr("marl.evaluation.progress_bar", lambda *a, **k: bars.append(progress_bar(*a, **k)) or bars[-1])
+    folder = marl.train("maddpg", "probe/team", steps=40, seeds=(0, 1), **SMALL)
+    marl.evaluate(folder, episodes=3, progress=True)
+    assert [(bar.n, bar.postfix) for bar in bars] == [(6, "6 of 6 episodes")]  # episodes of one step
 
 
 def test_a_bar_leaves_no_thread_that_would_make_a_later_fork_unsafe(tmp_path, monkeypatch):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,8 +12,8 @@ import numpy as np
 
 from marl.classic.results import RESULTS, SEEDS, read_results, read_run
 from marl.config import suggestion
-from marl.evaluation import Film, NotFilmed
-from marl.lifelong.findings import SHARED, teams
+from marl.evaluation import Film, NotFilmed, Progress
+from marl.lifelong.findings import SHARED, size_of, teams
 from marl.lifelong.options import LifelongOptions
 from marl.lifelong.play import mean_returns
 from marl.lifelong.tasks import Tasks
@@ -68,7 +70,9 @@ class Evaluation(NamedTuple):
         return f"{values.mean():.2f}" + ("" if np.isnan(low) else f" [{low:.2f}, {high:.2f}]")
 
 
-def evaluate(folder: Path, episodes: int, video: Path | None = None, task: str | None = None) -> Evaluation:
+def evaluate(
+    folder: Path, episodes: int, video: Path | None = None, task: str | None = None, progress: bool = False
+) -> Evaluation:
     """Let all agents of a finished run play, without exploration; the first episodes are those of the run's own.
 
     Args:
@@ -77,6 +81,7 @@ def evaluate(folder: Path, episodes: int, video: Path | None = None, task: str |
         video: where to write an MP4 of agent 0 of the first seed, of the team with a hub where there is one: some
             episodes of each task that it was given, in that order; None: nowhere.
         task: play and film this one alone; None: all of the run's.
+        progress: show a bar on stderr.
 
     Raises:
         NotFilmed: a film that cannot be written; its ``result`` is what else is returned.
@@ -95,14 +100,15 @@ def evaluate(folder: Path, episodes: int, video: Path | None = None, task: str |
     star = (SHARED if SHARED in teams(options) else teams(options)[0], run.seeds[0])
     scores: list[Score] = []
     films: dict[str, Film] = {}
-    for team in teams(options):
-        for seed in run.seeds:
+    agents = sum(size_of(team, options) for team in teams(options)) * len(run.seeds)
+    with contextlib.closing(Progress(agents * len(played) * episodes, progress)) as bar:
+        for team, seed in itertools.product(teams(options), run.seeds):
             players = load_agents(team_folder(folder / SEEDS / str(seed), team), tasks.spec, options.dqn)
             seeds = [derive(seed, "agent", i) for i in range(len(players.critic.flat.data))]
             for name in played:
                 film = Film(copies=min(episodes, FILMED)) if video is not None and (team, seed) == star else None
-                means = mean_returns(players, [name] * len(seeds), seeds, episodes, tasks.env, film).tolist()
-                scores += [Score(team, seed, i, name, mean) for i, mean in enumerate(means)]
+                means = mean_returns(players, [name] * len(seeds), seeds, episodes, tasks.env, bar.beside(film))
+                scores += [Score(team, seed, i, name, mean) for i, mean in enumerate(means.tolist())]
                 if film is not None:
                     films[name] = film
     if video is None:
