@@ -245,6 +245,12 @@ def test_gaussian_noise_has_sigma_times_the_running_standard_deviation():
     assert abs(noise[:, 1].mean().item()) < 0.02
 
 
+def test_a_row_that_only_fills_up_the_batch_is_no_part_of_gaussians_deviation():
+    space = Gaussian(streams(), (1,), 1, 0.05)
+    list(space(torch.tensor([[[[1.0], [3.0], [500.0]]]]), torch.tensor([[[True, True, False]]])))
+    assert space.moments.std().tolist() == [[[1.0]]]  # of 1 and 3
+
+
 def test_gaussian_changes_rho_coordinates_only():
     states = torch.randn(1, 1, 50, 6, generator=torch.Generator().manual_seed(1))
     (near,) = Gaussian(streams(), (2,), 1, 0.05)(states)
