@@ -164,7 +164,7 @@ class ReciprocalCritics(torch.nn.Module):
         engine = self.reciprocal.engine
         critics = Critics(self.critics, self.sizes, others, self.shortcuts)
         if not blends:
-            return critics.own([state.clone() for state in views])  # copies: critics may write into them
+            return critics.own(views)
         joined = states.clone() if isinstance(states, Tensor) else _joined(views)
         views = list(joined.unbind())
         weights = engine.links(len(self.critics), joined)

@@ -52,7 +52,7 @@ MakeHost = Callable[[float | None, int], Host]
 
 
 def answering(critic: torch.nn.Module, value: float) -> None:
-    """Make a critic answer ``value`` in every number of what it returns, a tensor or a tuple of tensors.
+    """Make a critic answer ``value`` in every number of what it returns, a tensor or a tuple or list of tensors.
 
     Of several calls the last one counts.
     """
@@ -68,9 +68,14 @@ class _Instead:
 
     value: float
 
-    def __call__(self, _: torch.nn.Module, __: Any, output: Any) -> Any:
+    def __call__(self, critic: torch.nn.Module, _: Any, output: Any) -> Any:
         if isinstance(output, Tensor):
             return torch.full_like(output, self.value)
+        if type(output) not in (tuple, list) or not all(isinstance(part, Tensor) for part in output):
+            raise UserError(
+                f"answering: expected a critic that returns a tensor or a tuple or list of tensors, "
+                f"{type(critic).__name__} returned {type(output).__name__}"
+            )
         return type(output)(torch.full_like(part, self.value) for part in output)
 
 

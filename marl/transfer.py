@@ -19,6 +19,7 @@ from marl.config import suggestion
 from marl.envs.base import EnvSpec
 from marl.events import csv_text
 from marl.modules.mixers import QMixer
+from marl.modules.normal import RunningNorm
 from marl.modules.q_values import QNetwork
 from marl.modules.recurrent import StackedRNN
 from marl.modules.stacked import Stacked
@@ -310,7 +311,8 @@ def copy(net: Net, other: Net, fit: Fit, p: int, member: int, i: int, origin: in
         if net.log_std is not None and other.log_std is not None:
             _put(net.log_std.data[p, here], other.log_std.data[member, there], None, fit.outputs)
         if net.norm is not None and other.norm is not None:
-            net.norm.sums[p, here] = other.norm.sums[member, there]
+            seen = other.norm.sums[member, there]
+            net.norm.sums[p, here] = seen if seen[0] > 0 else seen.new_tensor(RunningNorm.NEUTRAL)
 
 
 def _put(to: Tensor, source: Tensor, rows: Paired | None, columns: Paired | None) -> None:

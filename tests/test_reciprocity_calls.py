@@ -20,6 +20,24 @@ def test_a_critic_that_writes_into_its_input_does_not_write_into_the_hosts():
     assert states.eq(1).all()
 
 
+@pytest.mark.parametrize("adjacency", ["exact", "resample", "gaussian", "knn", "mask", "peer"])
+@pytest.mark.parametrize("groups", [1, 3])
+def test_what_a_critic_writes_into_its_states_changes_no_other_answer(adjacency, groups):
+    states = torch.arange(24.0).view(3, 4, 2)[:groups]
+
+    def writes(state):
+        return state.sub_(3).mul_(5).sum(-1)
+
+    def leaves(state):
+        return ((state - 3) * 5).sum(-1)
+
+    values = []
+    for critic in (writes, leaves):
+        generator = torch.Generator().manual_seed(1)
+        values.append(ReciprocalCritics([critic] * 3, 0.5, adjacency=adjacency, generator=generator)(states))
+    assert torch.equal(*values) and torch.equal(states, torch.arange(24.0).view(3, 4, 2)[:groups])
+
+
 def test_of_a_joint_state_the_one_critic_that_all_hear_is_asked_once():
     asked = []
 

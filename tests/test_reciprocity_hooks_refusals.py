@@ -93,3 +93,17 @@ def test_states_from_which_no_adjacent_ones_can_be_made_are_refused(call, compla
     HookedCritics(critics)
     with pytest.raises(UserError, match=complaint):
         call(critics[0])
+
+
+@pytest.mark.parametrize("graph", ["complete", "self"])
+def test_critics_that_write_into_their_states_are_refused_where_they_would_be_asked_about_what_they_wrote(graph):
+    class Writes(nn.Module):
+        def forward(self, state):
+            return state.div_(255).sum(-1)
+
+    critics = [Writes(), Writes()]
+    hooks = HookedCritics(critics, 0.0, graph)
+    assert torch.equal(critics[0](STATES[0].clone()), STATES[0].div(255).sum(-1))
+    hooks.kappa = 0.5
+    with pytest.raises(UserError, match="expected to leave the states as they are, it writes into them"):
+        critics[0](STATES[0].clone())

@@ -1,7 +1,10 @@
 """What reciprocity cannot work with: whichever door it comes in by, one line says what arrived and what belongs."""
 
+from collections import namedtuple
+
 import pytest
 import torch
+from torch import nn
 
 from marl.reciprocity import (
     AdjacencySpace,
@@ -14,6 +17,7 @@ from marl.reciprocity import (
     complete,
     reciprocate,
 )
+from marl.testing import answering
 
 STATES = torch.arange(48.0).view(2, 8, 3)
 ROW = "row 0 is [0.5, 0.4]; each row must be non-negative and sum to one, or be all zero"
@@ -260,3 +264,18 @@ def test_a_batch_of_one_is_refused_by_every_space_that_reads_other_rows(adjacenc
 @pytest.mark.parametrize("adjacency", ["mask", "exact", "peer"])
 def test_a_batch_of_one_is_enough_for_the_others(adjacency):
     assert wrapped(adjacency=adjacency)(STATES[:, :1]).shape == (2, 1)
+
+
+Named = namedtuple("Named", "first second")
+
+
+@pytest.mark.parametrize("odd", [lambda x: {"q": x}, lambda x: Named(x, x), lambda x: (x, (x, None)), lambda x: None])
+def test_a_critic_that_cannot_be_made_to_answer_is_named_with_what_it_returned(odd):
+    class Odd(nn.Module):
+        def forward(self, x):
+            return odd(x)
+
+    critic = Odd()
+    answering(critic, 1.0)
+    with pytest.raises(UserError, match=f"a tuple or list of tensors, Odd returned {type(odd(0)).__name__}"):
+        critic(STATES)

@@ -314,6 +314,17 @@ def test_networks_of_the_same_name_go_from_one_algorithm_to_another():
     assert table[3] == Row("critic", "a", "a", "cut, new outputs", "6 inputs left out; 1 of 1 outputs are new")
 
 
+@pytest.mark.parametrize("case", [{}, {"shared": False}, {"critic": "own"}])
+def test_values_learnt_in_real_units_stay_what_they_are_when_normalisation_begins(case):
+    old, new = make("mappo", THREE, 2, normalize_value=False, **case), make("mappo", THREE, 1, **case)
+    rows_of(new, THREE, old, THREE)
+    states = new.judge.see(random(1, 3, 5, THREE.obs_size), None).unsqueeze(2)
+    expected = old.judge(states)[0]
+    for _ in range(2):
+        assert torch.allclose(new.norm.denormalize(new.judge(states)[0]), expected, atol=1e-3)
+        new.judge.rescale(*new.norm.update(50 * random(1, new.norm.sums.shape[1], 99) - 300))
+
+
 def test_some_networks_may_be_left_new():
     new, old = pair("maddpg", THREE, THREE)
     critic = new.critic.layers[0].weight.clone()

@@ -104,6 +104,7 @@ class Nearest(AdjacencySpace):
         _need_rows("knn", states, count + 1)
         mask = None if self.mask is None else self.mask.to(states.device).unsqueeze(-2)
         known = states if mask is None else states.masked_fill(~mask, 0.0)
+        known = known.float() if known.element_size() < 4 else known  # torch has no cdist of half precision
         if self.metric == "euclidean":
             centre = known.nan_to_num(0.0, 0.0, 0.0).mean(-2, keepdim=True)
             known = known - centre  # cdist subtracts squares, which of large numbers leave little

@@ -176,12 +176,15 @@ class HookedCritics(torch.nn.Module):
         self, j: int, k: int, arguments: Sequence[Any], options: Mapping[str, Any], i: int, own: Sequence[Tensor]
     ) -> Sequence[Tensor]:
         """What twin k of critic j answers to that of critic i, part by part in the shapes of ``own``."""
+        near, version = arguments[0], _version(arguments[0])
         try:
             with quick(self.shortcuts[j][k]):
                 answer = self.groups[j][k](*arguments, **options)
         except RuntimeError as error:
             what, *_ = str(error).splitlines()
             raise UserError(f"critic {j}: expected to take what critic {i} was given, got {what}") from error
+        if _version(near) != version:  # so has critic i with its own states, from which these were made
+            raise UserError(f"critic {j}: expected to leave the states as they are, it writes into them")
         parts = _parts(j, answer)
         if len(parts) != len(own):
             raise UserError(f"critic {j}: expected {len(own)} tensors as critic {i} answered, got {len(parts)}")
@@ -209,7 +212,7 @@ class _Drawn:
 
 
 def _version(states: Tensor) -> int:
-    return 0 if states.is_inference() else states._version
+    return 0 if torch.compiler.is_compiling() or states.is_inference() else states._version
 
 
 @dataclass

@@ -25,6 +25,9 @@ class RunningNorm:
     FLOOR = 1e-2
     """The least variance: targets that hardly differ are not blown up."""
 
+    NEUTRAL = (1.0, 0.0, 1.0)
+    """Sums of one row, mean 0 and variance 1: the network's answers are known to be in real units, and so they stay."""
+
     def __init__(self, members: int, networks: int, decay: float = 0.99999) -> None:
         self.decay = decay
         self.sums = torch.zeros(members, networks, 3, dtype=torch.float64)  # of rows, x and x^2

@@ -44,7 +44,7 @@ class Critics:
         """
         i, home = i % groups, j % groups
         entries = [entries[i] if i == home else _like(entries[i], entries[home]) for entries in self.rest]
-        state = self.sizes.read(state, i, home)
+        state = self.sizes.read(state, i, home).clone()  # critics may write into it, and others read it
         if own or self.shortcuts is None:
             value = self.critics[j](state, *entries)
         else:

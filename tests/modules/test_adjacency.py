@@ -301,6 +301,14 @@ def test_knn_finds_the_same_rows_under_autocast():
         assert torch.equal(near, plain)
 
 
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_knn_finds_the_nearest_of_states_in_half_precision(metric, kind):
+    states = torch.randn(1, 2, 64, 3, generator=torch.Generator().manual_seed(0)).to(kind)
+    (near,), (exact,) = (Nearest(1, metric)(rows) for rows in (states, states.float()))
+    assert near.dtype == kind and torch.equal(near.float(), exact)
+
+
 def test_an_empty_batch_leaves_the_moments_of_gaussian_as_they_were():
     space, states = Gaussian(streams(), (1,), 1, 0.05), torch.arange(8.0).view(1, 1, 4, 2)
     list(space(states))
