@@ -31,7 +31,8 @@ class EventFile:
 
         self._event, self._summary = event_pb2.Event, summary_pb2.Summary
         folder.mkdir(parents=True, exist_ok=True)
-        index = len(list(folder.glob("events.out.tfevents.*")))  # TensorBoard reads the files in the order of names
+        numbers = [int(path.name.split(".")[3]) for path in folder.glob("events.out.tfevents.*.marl")]
+        index = max(numbers, default=-1) + 1  # TensorBoard reads the files in the order of names
         self._file = RecordWriter((folder / f"events.out.tfevents.{index:010d}.marl").open("xb"))
         self._add(0, file_version="brain.Event:2")
         if purge is not None:

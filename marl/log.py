@@ -196,7 +196,7 @@ class Recorder:
             else:
                 self._csv.truncate(state["csv_bytes"])
         self._step = state["step"]
-        self._purge = max(self._step + 1, 1)  # what describe wrote has step 0
+        self._purge = self._step + 1
 
     def _numbers(self, name: str, value: Tensor) -> list[tuple[float, list[float]]]:
         """For each member its value, and the agents' where there are several."""

@@ -166,6 +166,33 @@ def test_steps_beyond_the_checkpoint_leave_tensorboard_even_before_they_are_reac
     assert [step for step, _ in series(tmp_path, "replay/size")] == [10, 15]
 
 
+def test_a_run_that_died_before_its_first_rows_were_saved_has_them_once(tmp_path):
+    died = Recorder(tmp_path, MEMBERS, AGENTS)
+    saved = died.state_dict()
+    died.describe(CONFIG)
+    write_steps(died, [0, 5])
+    died.close()
+    resumed = Recorder(tmp_path, MEMBERS, AGENTS)
+    resumed.load_state_dict(saved)
+    resumed.describe(CONFIG)
+    write_steps(resumed, [0, 10])
+    resumed.close()
+    assert series(tmp_path, "replay/size") == [(0, 1.0), (10, 1.0)]
+    assert events(tmp_path).Tags()["tensors"] == ["configuration/text_summary"]
+
+
+def test_a_run_goes_on_where_somebody_deleted_its_older_event_files(tmp_path):
+    for step in (10, 20, 30, 40):
+        recorder = Recorder(tmp_path, MEMBERS, AGENTS)
+        write_steps(recorder, [step])
+        recorder.close()
+        if step == 30:
+            for path in sorted((tmp_path / "tensorboard" / MEMBERS[0]).iterdir())[:2]:
+                path.unlink()
+    assert [step for step, _ in series(tmp_path, "replay/size")] == [30, 40]
+    assert [step for step, _ in series(tmp_path, "replay/size", member=MEMBERS[1])] == [10, 20, 30, 40]
+
+
 def test_a_metrics_file_that_lost_its_past_is_said_and_does_not_stop_the_run(tmp_path, caplog):
     recorder = Recorder(tmp_path, MEMBERS, AGENTS)
     write_steps(recorder, [10])

@@ -12,6 +12,7 @@ import threading
 import traceback
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
+from multiprocessing.util import Finalize
 from typing import Any
 
 import numpy as np
@@ -121,6 +122,7 @@ class WorkerPool:
         self.slices = [slice(int(a), int(b)) for a, b in itertools.pairwise(edges)]
         self.workers = [Worker(build, self.seeds[part]) for part in self.slices]
         self._events: list[str] = []
+        self._close = Finalize(self, _close, (self.workers,), exitpriority=0)  # also at the end of this process
         try:
             specs: list[EnvSpec] = [w.receive(START_TIMEOUT) for w in self.workers]
             self.spec = specs[0]
@@ -162,12 +164,7 @@ class WorkerPool:
         return events
 
     def close(self) -> None:
-        for worker in self.workers:
-            worker.send("close")
-        for worker in self.workers:
-            with contextlib.suppress(Lost, RuntimeError, UserError):
-                worker.receive(CLOSE_TIMEOUT)
-            worker.stop()
+        self._close()
 
     def _all(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Call a method of every worker's pool at once; those that were lost are replaced and asked again."""
@@ -212,6 +209,15 @@ class WorkerPool:
         )
 
 
+def _close(workers: Sequence[Worker]) -> None:
+    for worker in workers:
+        worker.send("close")
+    for worker in workers:
+        with contextlib.suppress(Lost, RuntimeError, UserError):
+            worker.receive(CLOSE_TIMEOUT)
+        worker.stop()
+
+
 def _join(parts: Sequence[Any]) -> Any:
     """The copies of several workers one after the other, in every array of ``Sight`` and ``Moment``."""
     if isinstance(parts[0], tuple):
@@ -234,7 +240,10 @@ _CONTEXT = _context()
 def _serve(connection: Connection, job: bytes) -> None:
     """The life of a worker process: build the copies, then answer calls until the pipe or the parent ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    if hasattr(signal, "pthread_sigmask"):  # a parent that blocks SIGTERM hands that down, and could not end us
+    # Nor is a scheduler's SIGTERM, which every process of a job may get: the parent saves first. What copies start
+    # inherits neither this handler nor a mask that the parent has.
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     if hasattr(os, "setsid"):
         os.setsid()  # a group of its own, with every process that its copies start

@@ -191,7 +191,7 @@ def test_a_worker_that_cannot_even_start_is_an_error() -> None:
         make_copies(stillborn, seeds=[0], copies=1, workers=1)
 
 
-def test_workers_ignore_ctrl_c_and_end_with_a_killed_parent() -> None:
+def test_workers_ignore_stop_requests_and_end_with_a_killed_parent() -> None:
     """One worker is idle and one hangs when the parent is killed; both must be gone soon after."""
     script = textwrap.dedent(
         f"""
@@ -204,6 +204,7 @@ def test_workers_ignore_ctrl_c_and_end_with_a_killed_parent() -> None:
             env.reset()
             for worker in env.pool.workers:
                 os.kill(worker.process.pid, signal.SIGINT)
+                os.kill(worker.process.pid, signal.SIGTERM)  # as Slurm and systemd send it, to all of a job
             env.step(torch.zeros(2, 2, 1, 1))
             assert env.events() == []
             print(*(worker.process.pid for worker in env.pool.workers), flush=True)
@@ -230,7 +231,7 @@ def test_a_users_mistake_in_a_worker_stays_one_line() -> None:
 
 
 def test_a_parent_that_blocks_sigterm_and_forgets_to_close_ends_all_the_same() -> None:
-    """At its end it asks its workers to stop by SIGTERM, and waits for them."""
+    """At its end multiprocessing asks workers to stop by SIGTERM, which they ignore, and waits for them."""
     script = textwrap.dedent(
         f"""
         import signal, sys
