@@ -66,7 +66,7 @@ class AtariCopy:
 
     def __init__(self, seed: int, id: str, rom: str, pixels: bool, options: AtariOptions) -> None:
         self.ale = _console(id, rom)
-        self.buttons = self.ale.getLegalActionSet()
+        self.buttons = [_ale().Action(k) for k in range(ACTIONS)]  # ale-py names fewer where a game has no use for fire
         self.options = options
         self.generator = np.random.default_rng(seed)
         self.stack = np.zeros((STACK, SIDE, SIDE), np.uint8) if pixels else None
@@ -135,7 +135,7 @@ class AtariCopy:
         }
 
     def load_state_dict(self, state: State) -> None:
-        self.ale.restoreState(_ale().ALEState(state["console"].numpy().tobytes()))
+        self._set_back(_ale().ALEState(state["console"].numpy().tobytes()))
         if self.stack is not None:
             self.stack[:] = state["stack"].numpy()
         load_generator(self.generator, state["generator"])
@@ -149,11 +149,20 @@ class AtariCopy:
         now = self.ale.cloneState(include_rng=True)
         self.ale.act(self.buttons[0])
         picture = np.asarray(self.ale.getScreenRGB())
-        self.ale.restoreState(now)
+        self._set_back(now)
         return picture
 
     def close(self) -> None:
         pass
+
+    def _set_back(self, console: Any) -> None:
+        """Restore the emulator, and what its state leaves out: whether a frame has passed since the game was reset."""
+        self.ale.restoreState(console)
+        if self.ale.getEpisodeFrameNumber() > 0:
+            self.ale.act(self.buttons[0])
+        else:
+            self.ale.reset_game()
+        self.ale.restoreState(console)
 
     def _pressed(self, wanted: int) -> int:
         """What the joystick does in this frame."""
@@ -216,6 +225,8 @@ def _console(id: str, rom: str) -> Any:
     except OSError as error:  # loadROM would end the process
         reason = " ".join(str(error).split())
         raise UserError(f"{id}: its ROM cannot be read ({reason}); pip install --force-reinstall ale-py") from None
+    if ale_py.ALEInterface.isSupportedROM(path) is None:  # so would it here
+        raise UserError(f"{id}: expected a game for one player, this ROM is for several; choose another one")
     ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
     ale = ale_py.ALEInterface()
     ale.setFloat("repeat_action_probability", 0.0)

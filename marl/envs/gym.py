@@ -21,6 +21,9 @@ from marl.types import State, UserError
 CLASSIC = ("CartPole-v1", "Pendulum-v1", "MountainCar-v0", "MountainCarContinuous-v0", "Acrobot-v1")
 """What ``marl list`` shows; their state is saved exactly, since it is all in plain attributes."""
 
+RETURNS = {"reset": ("observation", "info"), "step": ("observation", "reward", "terminated", "truncated", "info")}
+"""What the methods of an environment return."""
+
 
 class Keeper(NamedTuple):
     """How to save what an unwrapped environment holds beside its generator and its step count."""
@@ -52,7 +55,8 @@ class GymCopy:
 
     Raises:
         UserError: for an unknown name, a module that cannot be imported, keywords it does not take, or spaces of other
-            kinds; out of ``reset`` and ``step``, for an observation that is not of its space's size.
+            kinds; out of ``reset`` and ``step``, for other values than ``RETURNS``, or an observation that is not of
+            its space's size.
     """
 
     def __init__(
@@ -79,10 +83,12 @@ class GymCopy:
 
     def reset(self) -> list[np.ndarray]:
         self.steps = 0
-        return [self._flat(self.env.reset()[0])]
+        obs, _ = returned(self.spec.id, "reset", RETURNS, self.env.reset())
+        return [self._flat(obs)]
 
     def step(self, action: np.ndarray) -> tuple[list[np.ndarray], np.ndarray, np.ndarray, bool]:
-        obs, reward, terminated, truncated, _ = self.env.step(self.actions(action[0]))
+        answer = self.env.step(self.actions(action[0]))
+        obs, reward, terminated, truncated, _ = returned(self.spec.id, "step", RETURNS, answer)
         self.steps += 1
         ended = bool(truncated) or (self.limit is not None and self.steps >= self.limit)
         return [self._flat(obs)], np.asarray([reward], np.float64), np.asarray([bool(terminated)]), ended
@@ -114,6 +120,14 @@ class GymCopy:
 
     def _flat(self, obs: Any) -> np.ndarray:
         return flat(obs, self.spec.obs_size, self.spec.id)
+
+
+def returned(id: str, method: str, values: Mapping[str, Sequence[str]], answer: Any) -> Sequence[Any]:
+    """What a method of an environment returned; raises ``UserError`` unless these are as many as its ``values``."""
+    if isinstance(answer, tuple | list) and len(answer) == len(values[method]):
+        return answer
+    got = f"{len(answer)} values" if isinstance(answer, tuple | list) else f"a {type(answer).__name__}"
+    raise UserError(f"{id}: expected {method} to return {', '.join(values[method])}, got {got}")
 
 
 def draw(id: str, world: Any, render: Callable[[], Any]) -> np.ndarray:

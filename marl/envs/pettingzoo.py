@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from marl.envs.base import EnvSpec, VectorEnv
-from marl.envs.gym import OWN, ActionMap, box_size, flat, import_module, keeps_itself
+from marl.envs.gym import OWN, ActionMap, box_size, flat, import_module, keeps_itself, returned
 from marl.envs.workers import make_copies
 from marl.types import State, UserError
 
@@ -107,13 +107,11 @@ class PettingZooCopy:
 
     def _returned(self, method: str, answer: Any) -> Sequence[Any]:
         """What a method of the environment returned; raises ``UserError`` unless these are ``RETURNS``."""
-        if isinstance(answer, tuple | list) and len(answer) == len(RETURNS[method]):
-            if all(isinstance(part, Mapping) for part in answer):
-                return answer
-            kinds = ", ".join(type(part).__name__ for part in answer)
+        parts = returned(self.spec.id, method, RETURNS, answer)
+        if not all(isinstance(part, Mapping) for part in parts):
+            kinds = ", ".join(type(part).__name__ for part in parts)
             raise UserError(f"{self.spec.id}: expected {method} to return dictionaries by agent, got {kinds}")
-        got = f"{len(answer)} values" if isinstance(answer, tuple | list) else f"a {type(answer).__name__}"
-        raise UserError(f"{self.spec.id}: expected {method} to return {', '.join(RETURNS[method])}, got {got}")
+        return parts
 
     def _number(self, rewards: Mapping[Any, Any], agent: Any) -> Any:
         """An agent's reward, 0 where it has none."""

@@ -82,18 +82,8 @@ class Round:
         self.schedule, self.batch_size = Schedule(config.warmup, config.update_every), config.batch_size
         self.env: Abreast | None = None
         if self.players:
-            self.env = Abreast(
-                [
-                    make_env(
-                        tasks[i],
-                        seeds=[derive(seeds[i], "play")],
-                        copies=copies,
-                        workers=options.env_workers,
-                        options=all_tasks.env,
-                    )
-                    for i in self.players
-                ]
-            )
+            self.seeds, self.workers, self.options = own, options.env_workers, all_tasks.env
+            self.env = self._make("play")
             config = dataclasses.replace(config, buffer_size=min(config.buffer_size, steps))
             self.replay = Replay.of(config, spec, copies, own, 0)
             self.view = self.env.start()
@@ -197,6 +187,21 @@ class Round:
         """What those who play see, as rows of the whole team; the others see nothing."""
         return View(self._spread(view.obs, 0.0), None if view.avail is None else self._spread(view.avail, True))
 
+    def _make(self, purpose: str) -> Abreast:
+        """The players' tasks, each in episodes of the agent's own."""
+        return Abreast(
+            [
+                make_env(
+                    self.tasks[i],
+                    seeds=[derive(seed, purpose)],
+                    copies=self.copies,
+                    workers=self.workers,
+                    options=self.options,
+                )
+                for i, seed in zip(self.players, self.seeds, strict=True)
+            ]
+        )
+
     def _spread(self, x: Tensor, other: float | bool) -> Tensor:
         if not self.borrowed:
             return x
@@ -226,7 +231,10 @@ class Round:
         return state
 
     def load_state_dict(self, state: State) -> None:
-        """Go on from there, in a round made with the same arguments; where an environment cannot, in new episodes."""
+        """Go on from there, in a round made with the same arguments; where an environment cannot, in new episodes.
+
+        These have other seeds, else an agent would meet again what its replay holds already.
+        """
         for i, replay in self.borrowed.items():
             replay.sampler.load_state_dict(state["borrowed"][str(i)]["sampler"])
         self.done, self.updates = state["done"], state["updates"]
@@ -234,6 +242,9 @@ class Round:
             return
         self.newest = None
         playing = state["playing"]
+        if not self.env.spec.exact_state:
+            self.env.close()
+            self.env = self._make(f"play from {self.done}")
         self.env.load_state_dict(playing["env"])
         load_replay(self.replay, playing["replay"])
         self.warmup.load_state_dict(playing["warmup"])

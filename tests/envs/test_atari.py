@@ -131,8 +131,8 @@ def test_spaces_are_those_of_the_console_and_equal_among_games() -> None:
 
 
 @needs_ale
-@pytest.mark.parametrize("game", GAMES)
-def test_the_ten_games_are_there_and_take_all_eighteen_actions(game: str) -> None:
+@pytest.mark.parametrize("game", (*GAMES, "LostLuggage", "Skiing"))
+def test_games_take_all_eighteen_actions_the_ten_and_those_with_no_use_for_the_button(game: str) -> None:
     """Nine directions, with and without the button; each is pressed once, and the game goes on."""
     env = make_env(f"atari/{game}-ram", options={"noop_max": 0})
     assert isinstance(env, CopiesEnv) and isinstance(env.pool, LocalPool)
@@ -184,6 +184,27 @@ def test_a_restored_console_goes_on_in_equal_bits(pixels: bool, seed: int, momen
         assert np.array_equal(first.render(), other.render())
         if ours[3]:
             assert np.array_equal(first.reset()[0], other.reset()[0])
+
+
+@needs_ale
+@pytest.mark.parametrize("rom", ["qbert", "tetris"])
+@pytest.mark.parametrize(("moment", "drawn"), [(0, True), (3, False)])
+def test_a_new_console_goes_on_in_equal_bits_although_a_reset_leaves_more_than_the_emulator_saves(
+    rom: str, moment: int, drawn: bool
+) -> None:
+    """In these games the first frame after a reset depends on it: a new console must not begin with such a frame."""
+    first = copy(rom, noop_max=0)
+    first.reset()
+    for action in presses(0, moment):
+        act(first, action)
+    state, wanted = first.state_dict(), [act(first, action) for action in presses(1, 15)]
+    for console in (copy(rom, noop_max=0), first):
+        console.load_state_dict(state)
+        if drawn:
+            console.render()  # winds a frame on and back
+        for action, ours in zip(presses(1, 15), wanted, strict=True):
+            theirs = act(console, action)
+            assert np.array_equal(ours[0], theirs[0]) and ours[1:] == theirs[1:]
 
 
 @needs_ale
@@ -304,6 +325,13 @@ def test_a_lost_life_ends_the_episode_only_where_asked_and_the_game_goes_on() ->
     assert (single.frames, single.ale.lives()) == (frames, lives) and lives > 0
     single.reset()
     assert single.frames == 0 and single.ale.lives() == lives + 1, "a reset that was asked for is a new game"
+
+
+@needs_ale
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_game_for_several_players_is_one_line_and_not_the_end_of_the_process(workers: int) -> None:
+    with pytest.raises(UserError, match="atari/Combat: expected a game for one player"):
+        make_env("atari/Combat", workers=workers)
 
 
 @needs_ale

@@ -162,6 +162,16 @@ def test_an_observation_of_another_size_than_its_space_is_one_line(first: int) -
         env.step(torch.zeros(1, 1, 1, 2))
 
 
+@pytest.mark.parametrize(("method", "got"), [("reset", "a ndarray"), ("step", "4 values")])
+def test_a_reset_or_a_step_of_the_old_kind_is_one_line(method: str, got: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    env = make_env("gym/marl-test/Told-v0")
+    old = {"reset": lambda *_, **__: np.zeros((1, 2)), "step": lambda *_: (np.zeros((1, 2)), 0.0, False, {})}
+    monkeypatch.setattr(Told, method, old[method])
+    with pytest.raises(UserError, match=f"Told-v0: expected {method} to return observation, .*info, got {got}$"):
+        env.reset()
+        env.step(torch.zeros(1, 1, 1, 2))
+
+
 def test_rewards_and_ends_may_be_arrays_of_one_number() -> None:
     env = make_env("gym/marl-test/Careless-v0")
     env.reset()

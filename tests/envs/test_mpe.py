@@ -154,6 +154,7 @@ def test_goals_are_drawn_evenly_and_apart():
     ("spread_assigned", None, {"engine": "mpe2"}, "not part of mpe2"),
     ("simple_tag_v3", None, {"prey": "checkpoint"}, "together"),
     ("simple_tag_v3", None, {"num_agent_neighbors": 0}, "at least 1"),
+    ("simple_world_comm_v3", None, {"num_food": 0}, "num_food: expected at least 1, got 0"),  # mpe2 fails at a step
     ("simple_spread_v3", None, {"curriculum": True, "curriculum_stage": 2}, "0 to 1"),
     ("simple_tag_v3", None, {"curriculum": True, "curriculum_stage": 1, "engine": "mpe2"}, "stays at stage 0"),
 ])  # fmt: skip

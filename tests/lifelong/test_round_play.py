@@ -1,7 +1,10 @@
 """A round's step: worker processes play while networks learn, and it makes no difference who plays."""
 
+import gymnasium
+import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Box, Discrete
 
 from marl.algos.dqn import DQN, DQNConfig
 from marl.lifelong.options import LifelongOptions
@@ -101,6 +104,39 @@ def test_saving_after_every_step_changes_nothing_and_a_round_goes_on_from_there(
         ends.append((learner.critic.flat.data, now.view.obs, now.state_dict()["playing"]["replay"]["slots"]["obs"]))
     for without, saved in zip(*ends, strict=True):
         assert torch.equal(without, saved)
+
+
+class Lottery(gymnasium.Env):
+    """Three steps of seeing the number that its generator drew as the episode began. It cannot be saved."""
+
+    observation_space, action_space = Box(0, 1, (1,)), Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.drawn, self.steps = self.np_random.random(1, dtype=np.float32), 0
+        return self.drawn, {}
+
+    def step(self, action):
+        self.steps += 1
+        return self.drawn, 0.0, self.steps == 3, False, {}
+
+
+gymnasium.register("marl-lifelong/Lottery-v0", entry_point=Lottery)
+
+
+def test_a_resumed_round_whose_task_cannot_be_saved_plays_none_of_its_episodes_again():
+    names = ("gym/marl-lifelong/Lottery-v0",)
+    tasks, options = Tasks.of(names, {}), LifelongOptions(tasks=names, frames=400, copies=4, dqn=CONFIG)
+    learner, state, met = DQN(tasks.spec, [CONFIG], [1]), None, []
+    for _ in range(3):  # two resumes
+        now = Round(names, [1], [1], {}, [[]], tasks, options)
+        if state is not None:
+            now.load_state_dict(state)
+        for _ in range(30):
+            met += now.view.obs.flatten().tolist()
+            now.advance(learner)
+        state = now.state_dict()
+    assert len(set(met)) == 3 * 4 * 10  # 4 copies play 10 episodes of 3 steps each time
 
 
 def test_a_reward_that_is_no_number_is_never_stored():

@@ -81,8 +81,8 @@ def check(name: str, options: MpeOptions, agents: int | None) -> None:
     if agents is not None and agents < 1:
         raise UserError(f"mpe/{name}: expected at least 1 agent, got {agents}")
     _at_least(options, 1, "max_cycles", "num_agent_neighbors", "num_landmark_neighbors", "num_good", "num_deposits")
-    _at_least(options, 1, "num_treasures")
-    _at_least(options, 0, "num_obstacles", "num_food", "num_forests", "curriculum_stage")
+    _at_least(options, 1, "num_treasures", "num_food")
+    _at_least(options, 0, "num_obstacles", "num_forests", "curriculum_stage")
     if options.local_ratio is not None and not 0 <= options.local_ratio <= 1:
         raise UserError(f"local_ratio: expected a number from 0 to 1, got {options.local_ratio}")
     last = 1 if name == "simple_spread_v3" else 2
