@@ -4,7 +4,11 @@ import os
 import shutil
 import sys
 
+import hypothesis
 import pytest
+
+hypothesis.settings.register_profile("shared machine", deadline=None)  # which may stand still for a second
+hypothesis.settings.load_profile("shared machine")
 
 
 @pytest.fixture(scope="session")

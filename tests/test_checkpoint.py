@@ -80,7 +80,7 @@ states = st.dictionaries(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(states)
 def test_any_state_comes_back_with_its_order_types_and_bits(tmp_path_factory, state):
     assert same(round_trip(state, tmp_path_factory.mktemp("c")), state)
@@ -175,7 +175,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_said_in_one_line(tmp_pat
         assert "\n" not in message
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_a_flip_of_any_bit_is_noticed_or_harmless(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("c")
@@ -260,7 +260,7 @@ def test_each_checkpoint_reads_only_the_slots_since_the_last_one(tmp_path):
     assert ring.reads == [(0, 4), (4, 6), (6, 9), (20, 30)]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 12), st.lists(st.integers(0, 15), min_size=1, max_size=8))
 def test_the_buffer_comes_back_whatever_the_rhythm_of_checkpoints(tmp_path_factory, capacity, growth):
     folder = tmp_path_factory.mktemp("c")

@@ -105,7 +105,7 @@ def lies(batch, diary):
 # ---- what is drawn ------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(1, 30), st.integers(LIMIT, 90), st.sampled_from([0.0, 0.2, 0.7, 1.0]))
 def test_every_drawn_episode_happened_as_it_is_told_wherever_the_ring_is(slots, steps, chance):
     episodes = make(slots)
@@ -179,7 +179,7 @@ def test_the_first_update_waits_for_as_many_episodes_as_it_draws():
 # ---- what did not happen ------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(10, 40), st.sampled_from([0.1, 0.3]))
 def test_an_episode_with_a_lost_transition_is_never_drawn(steps, lost):
     episodes = make()
@@ -190,7 +190,7 @@ def test_an_episode_with_a_lost_transition_is_never_drawn(steps, lost):
     assert lies(episodes.draw(), diary) == 0
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(LIMIT, 30), st.integers(0, 30))
 def test_no_episode_leads_over_an_interruption(before, after):
     episodes = make()
@@ -220,7 +220,7 @@ def test_an_environment_without_a_limit_is_refused():
 # ---- what is saved ------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.integers(1, 25),
     st.lists(st.integers(0, 9), min_size=1, max_size=5),

@@ -219,7 +219,9 @@ def test_a_member_may_be_filmed_by_name_or_number(monkeypatch, capsys):
     asked = []
     monkeypatch.setattr(api, "recipe_of", lambda folder: SimpleNamespace(members=members))
     monkeypatch.setattr("marl.lifelong_cli.is_lifelong", lambda folder: False)
-    monkeypatch.setattr(api, "evaluate", lambda run, episodes, video, member: asked.append(member) or {"members": []})
+    monkeypatch.setattr(
+        api, "evaluate", lambda run, episodes, video, member, _: asked.append(member) or {"members": []}
+    )
     for member in ("kappa=0.5,seed=0", "1", "0"):
         assert cli.main(["evaluate", "r", "--member", member]) == 0
     assert asked == [1, 1, 0]

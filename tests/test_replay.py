@@ -69,7 +69,7 @@ def lies(batch):
 # ---- what is sampled ----------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 40), st.integers(1, 70), st.sampled_from([0.0, 0.1, 0.5, 1.0]))
 def test_every_sampled_transition_happened_wherever_the_ring_is_and_however_episodes_end(capacity, steps, chance):
     replay = make(capacity)
@@ -170,7 +170,7 @@ def test_where_all_were_lost_there_is_nothing_to_sample_until_one_comes_that_was
     assert lies(replay.sample(10)) == 0
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(2, 30), st.integers(0, 40), st.integers(1, 40))
 def test_nothing_leads_over_an_interruption(capacity, before, after):
     replay = make(capacity * E)
@@ -195,7 +195,7 @@ def reborn(folder, capacity):
     return replay
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.integers(1, 12),
     st.lists(st.integers(0, 9), min_size=1, max_size=6),

@@ -93,7 +93,7 @@ STORIES = {
 }
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(parts=st.lists(st.integers(1, 15), min_size=1, max_size=4), **STORIES)
 def test_what_is_drawn_equals_what_whole_stacks_give_at_every_moment_and_over_interruptions(
     stack, capacity, n_step, chance, lost, seed, parts
@@ -110,7 +110,7 @@ def test_what_is_drawn_equals_what_whole_stacks_give_at_every_moment_and_over_in
         reel.obs = reel.pictures(stack)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(rhythm=st.lists(st.integers(1, 9), min_size=1, max_size=6), **STORIES)
 def test_a_restored_buffer_draws_and_goes_on_as_the_saved_one(
     tmp_path_factory, stack, capacity, n_step, chance, lost, seed, rhythm
@@ -132,7 +132,7 @@ def test_a_restored_buffer_draws_and_goes_on_as_the_saved_one(
         reel.run(1, once, whole, other, copied)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(steps=st.integers(1, 30), **STORIES)
 def test_one_member_taken_out_and_lent_gives_what_whole_stacks_give(stack, capacity, n_step, chance, lost, seed, steps):
     once, whole = pair(stack, capacity, n_step)

@@ -95,7 +95,7 @@ def lies(told: list[list[list[Lived]]], batch: Batch, n: int) -> int:
     return wrong
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(1, 12),
     st.integers(1, 40),

@@ -108,7 +108,7 @@ def test_moves_off_the_grid_are_none_and_cost_a_step():
     assert after.state.tolist() == [0, 0, 0, 6, 2, 3, 0] and after.reward.tolist() == [-1, -1, -1]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_a_step_is_the_rules_retold(data):
     agents = data.draw(st.integers(2, 4))

@@ -80,7 +80,7 @@ def test_split_keeps_the_first_ones_statistics_and_merge_sums_them():
         np.testing.assert_allclose(it.table[0].theta, theta)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_on_the_good_event_every_order_of_fingerprints_gives_the_tasks(data):
     """Lemma 2: values more than c_sep apart, estimates too high by c_sep / 8 at most."""

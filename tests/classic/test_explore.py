@@ -139,7 +139,7 @@ def test_theta_and_lambda_alone_give_back_the_plans_policy():
     np.testing.assert_array_equal(greedy_policy(plan.theta, data.inverse, world.features, 0.2), plan.policy)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 10**6), episodes=st.integers(1, 50))
 def test_values_are_optimistic_with_the_constants_of_the_theory(seed, episodes):
     task = make_simplex_mdp(states=6, actions=2, dim=3, horizon=3, seed=seed)

@@ -58,14 +58,14 @@ def test_two_boxes_in_three_dimensions_count_their_intersection_once():
     assert hypervolume(np.array([[4.0], [7.0]]), [2.0]) == 5
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.sampled_from([1, 2, 3, 4]).flatmap(point_sets))
 def test_the_hypervolume_is_that_of_inclusion_and_exclusion(points):
     reference = np.ones(points.shape[1])
     assert hypervolume(points, reference) == pytest.approx(union_by_inclusion_and_exclusion(points, reference))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(point_sets(3), point_sets(3))
 def test_more_points_never_have_less_volume(points, more):
     both = np.concatenate([points, more])
@@ -95,7 +95,7 @@ def test_equal_points_are_both_kept_and_dominated_ones_are_not():
     assert non_dominated(points).tolist() == [True, True, True, False, False]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(point_sets(3))
 def test_non_dominated_is_the_definition(points):
     expected = [not any((q >= p).all() and (q > p).any() for q in points) for p in points]
@@ -120,7 +120,7 @@ def test_the_utility_loss_of_two_ends_is_where_both_are_worth_the_same():
     assert maximum_utility_loss(front[[0, 2]], front) == pytest.approx(0.3)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(point_sets(2), point_sets(2))
 def test_the_utility_loss_is_the_best_of_a_fine_grid_of_weights(points, front):
     """Integers to 5: points are worth the same at weights k / n with n <= 10; the grid of 1 / 2520 has them all."""
@@ -130,7 +130,7 @@ def test_the_utility_loss_is_the_best_of_a_fine_grid_of_weights(points, front):
     assert maximum_utility_loss(points, front) == pytest.approx(lack.max(), abs=1e-9)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(point_sets(2), point_sets(2))
 def test_the_linear_program_for_three_objectives_agrees_where_the_third_is_worth_nothing_new(points, front):
     """The third objective repeats the second, so that its weight can be given to the second."""

@@ -90,7 +90,7 @@ def test_the_lock_by_hand():
     assert optimum(make_combination_lock(slip=0)) == 6 - 4
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 5), st.integers(1, 8), st.floats(0, 0.9))
 def test_the_locks_recursion_is_its_optimal_value(n, more, slip):
     mdp = make_combination_lock(n, n + more, slip)
@@ -308,7 +308,7 @@ def test_the_best_action_of_the_continuous_lock_is_the_cells_code():
     np.testing.assert_array_equal(best, np.array([1, 0, 1, 0])[(x * 5).astype(int)])
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.floats(0, 1, exclude_max=True), st.floats(0, 0.5), st.integers(1, 6))
 def test_continuous_features_are_points_of_the_simplex(x, slip, n):
     features = make_continuous_mdp(n, n + 1, slip=slip).features(x)

@@ -52,7 +52,7 @@ def test_the_table_of_a_linear_process_has_no_negative_probability_left_from_rou
     np.testing.assert_allclose(mdp.tabular.transition.sum(-1), 1, rtol=1e-15)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 4), st.integers(1, 3), st.integers(1, 3), st.booleans(), st.integers(0, 2**16))
 def test_any_table_is_a_linear_process_with_one_hot_features(states, actions, horizon, stationary, seed):
     rng = np.random.default_rng(seed)

@@ -160,7 +160,7 @@ def test_phi_phi_is_added_once_per_joint_step():
     assert learner.statistics.count.tolist() == [[10]]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 4), st.integers(0, 2**32 - 1))
 def test_the_width_is_the_root_of_the_spectral_norm_and_bounds_every_weighted_width(outputs, seed):
     rng = np.random.default_rng(seed)

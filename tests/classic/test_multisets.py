@@ -31,7 +31,7 @@ def test_six_pairs_of_three_states_are_numbered_by_their_largest_element():
 
 
 @given(SIZES)
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_rank_and_unrank_are_inverse_and_in_order(size):
     states, k = size
     index = MultisetIndex(states, k)
@@ -44,7 +44,7 @@ def test_rank_and_unrank_are_inverse_and_in_order(size):
 
 
 @given(SIZES)
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_a_table_says_where_a_multiset_goes_when_a_state_is_added(size):
     states, k = size
     table = MultisetIndex(states, k).insertions
@@ -57,7 +57,7 @@ def test_a_table_says_where_a_multiset_goes_when_a_state_is_added(size):
 
 
 @given(SIZES)
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_walking_means_and_compiled_ranks_agree_with_the_slow_way(size):
     states, k = size
     index, walked = MultisetIndex(states, k), np.zeros(k, np.int64)

@@ -76,7 +76,7 @@ def test_a_policy_that_looks_one_step_ahead_only_is_worse():
     assert start_value(STAY_OR_GO, evaluate_policy(STAY_OR_GO, myopic, horizon=3)) == 0
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 2**16), st.integers(1, 5), st.integers(1, 3), st.floats(0, 0.97))
 def test_value_iteration_policy_iteration_and_the_linear_solve_agree(seed, states, actions, gamma):
     table = random_table(seed, states, actions)

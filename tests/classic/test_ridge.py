@@ -57,7 +57,7 @@ def test_ten_thousand_updates_leave_the_same_as_from_scratch():
     np.testing.assert_allclose(statistics.weights(values), np.linalg.solve(whole, targets), rtol=0, atol=1e-8)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 6), st.integers(0, 20), st.integers(0, 2**32 - 1), st.floats(0.01, 10))
 def test_the_growth_of_log_det_is_that_of_slogdet(dim, rows, seed, regulariser):
     statistics = filled((), dim, 2, rows, seed, regulariser)
@@ -67,7 +67,7 @@ def test_the_growth_of_log_det_is_that_of_slogdet(dim, rows, seed, regulariser):
     assert statistics.rank1_update((), phi, 0.0, 0) == pytest.approx(expected, abs=1e-9)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(1, 5), st.integers(1, 30), st.integers(0, 2**32 - 1))
 def test_more_rows_never_widen_a_bonus(dim, rows, seed):
     features = np.random.default_rng(seed).normal(size=(4, dim))

@@ -32,7 +32,7 @@ def same(one, other):
     return type(one) is type(other) and repr(one) == repr(other)  # by repr, 0.0 is not -0.0
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(state=st.dictionaries(st.text(), trees, max_size=4))
 def test_a_state_comes_back_with_its_types_shapes_order_and_bits(state, tmp_path_factory):
     path = tmp_path_factory.getbasetemp() / "state.npz"

@@ -38,7 +38,7 @@ def test_theorem_3_2_as_a_number():
 @given(st.integers(0, 10**6), st.sampled_from([0.0, 0.3, 0.9]), st.sampled_from(["exact", "frozen"]))
 @example(12, 0.9, "exact")
 @example(3, 0.3, "frozen")
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 def test_the_gap_is_within_theorem_3_2_on_every_instance_tried(seed, gamma, backup):
     system, n = random_system(seed, gamma=gamma), 5
     optimum = SubsampleQ(system, n).solve(1e-7)

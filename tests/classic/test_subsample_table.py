@@ -19,7 +19,7 @@ from marl.types import UserError
 
 
 @given(st.integers(0, 10**6), st.sampled_from([1, 2, 3]), st.booleans(), st.booleans(), st.booleans())
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 def test_the_multiset_table_is_the_ordered_table_entry_by_entry(seed, k, follows_action, twins, merge):
     """With k = n this is value iteration on the whole joint chain."""
     system = random_system(seed, follows_action=follows_action, twins=twins)

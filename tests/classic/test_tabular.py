@@ -182,7 +182,7 @@ def test_the_expected_sweep_is_the_mean_of_what_updates_do():
                 assert single.q[:, s, u] == pytest.approx(swept.q[:, s, u], abs=1e-12)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 2**31), st.floats(0, 1), st.floats(0.01, 0.99))
 def test_tables_stay_within_the_bounds_of_the_rewards_as_theorem_1_says(seed, kappa, a):
     batch = steps(100, seed)

@@ -92,7 +92,7 @@ def test_a_screen_shrinks_to_the_mean_brightness_of_each_part() -> None:
     assert shrink(screen)[5, :2].tolist() == [105, 0]  # 200 * 21 / 40
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(screen=arrays(np.uint8, (210, 160)))
 def test_shrinking_is_the_area_mean_of_a_picture_blown_up_to_whole_parts(screen: np.ndarray) -> None:
     fine = screen.astype(np.int64).repeat(2, 0).repeat(21, 1)  # 420 x 3360 pixels: parts of 5 x 40
@@ -163,7 +163,7 @@ def test_replays_of_single_frames_draw_the_stacks_that_were_seen(life_loss_ends:
 
 
 @needs_ale
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=4)
 @given(seed=st.integers(0, 1000), moment=st.integers(0, 30), sticky=st.sampled_from([0.0, 0.25, 0.9]))
 @pytest.mark.parametrize("pixels", [False, True])
 def test_a_restored_console_goes_on_in_equal_bits(pixels: bool, seed: int, moment: int, sticky: float) -> None:

@@ -113,7 +113,7 @@ def test_steps_are_minatars_own(name: str) -> None:
 
 
 @needs_minatar
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(
     seed=st.integers(0, 1000),
     moment=st.integers(0, 150),

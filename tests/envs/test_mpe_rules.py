@@ -135,7 +135,7 @@ def test_contact_force_at_the_rim_is_log_2_times_force_times_margin():
     assert env.world.vel[:, 0, 0].tolist() == pytest.approx([-speed, speed])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 2**31), st.integers(2, 6))
 def test_contacts_among_agents_keep_the_total_momentum(seed, agents):
     env = double("simple_spread_v3", agents=agents)

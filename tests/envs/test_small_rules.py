@@ -322,7 +322,7 @@ def differences(env: Game[Any], actions: Tensor, by_hand: Callable[[Any, int], t
 
 
 @pytest.mark.parametrize("name", GAMES)
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(seed=st.integers(0, 2**30))
 def test_no_reward_and_no_end_without_its_reason(name: str, seed: int) -> None:
     actions = torch.randint(6, (60, 16), generator=torch.Generator().manual_seed(seed))
@@ -345,7 +345,7 @@ def test_the_comparison_would_find_a_pavement_that_pays_by_mistake() -> None:
 
 
 @pytest.mark.parametrize("name", GAMES)
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(seed=st.integers(0, 2**30))
 def test_boards_stay_possible_and_pictures_are_bytes(name: str, seed: int) -> None:
     env = game(name, 16, seed, limit=40)

@@ -242,7 +242,7 @@ CALLS = st.one_of(
 )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(CALLS, max_size=25))
 def test_three_agents_in_any_order_see_one_hub_that_equals_a_dictionary(calls):
     with tempfile.TemporaryDirectory() as folder:

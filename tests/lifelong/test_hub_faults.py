@@ -90,7 +90,7 @@ def hesitate(hub, seed):
     hub._store._db.set_trace_callback(lambda _: time.sleep(draw.choice([0, 0, 0, 0.001])))
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.lists(ROUNDS, min_size=2, max_size=4), st.booleans(), st.integers(0, 2**20))
 def test_agents_at_once_lose_nothing_and_double_nothing(agents, one_hub, seed):
     with tempfile.TemporaryDirectory() as name:

@@ -45,7 +45,7 @@ def stories(draw):
     return draw(st.permutations(all_reports + draw(st.lists(st.sampled_from(all_reports), max_size=4))))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(first=stories(), second=stories(), stop=st.integers(0, 20))
 def test_the_rows_are_the_same_in_whatever_order_workers_report_also_twice_and_over_a_checkpoint(first, second, stop):
     records, rows = Records("team", TASKS, AGENTS), []

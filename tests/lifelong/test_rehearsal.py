@@ -133,7 +133,7 @@ STACKED = {
 }
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(steps=st.integers(1, 30), newest=st.integers(1, 30), **STACKED)
 def test_with_stacked_frames_the_newest_are_what_the_whole_bundle_ends_with(
     stack, capacity, n_step, chance, seed, steps, newest

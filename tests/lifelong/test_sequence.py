@@ -14,7 +14,7 @@ COUNTS = st.integers(1, 6)
 DRAWS = st.sampled_from(["permutation", "uniform"])
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(tasks=COUNTS, agents=COUNTS, cycles=COUNTS, seed=st.integers(0, 1000))
 def test_a_permutation_shows_every_agent_every_task_once_a_cycle(tasks, agents, cycles, seed):
     table = TaskSequence(tasks, agents, cycles * tasks, "permutation", seed).table
@@ -22,7 +22,7 @@ def test_a_permutation_shows_every_agent_every_task_once_a_cycle(tasks, agents, 
         assert torch.equal(cycle.sort(0).values, torch.arange(tasks).unsqueeze(1).expand(-1, agents))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(tasks=COUNTS, agents=COUNTS, rounds=COUNTS, draws=DRAWS, seed=st.integers(0, 1000))
 def test_more_agents_or_rounds_leave_those_before_as_they_were(tasks, agents, rounds, draws, seed):
     few = TaskSequence(tasks, agents, rounds, draws, seed).table

@@ -44,7 +44,7 @@ def test_exact_gives_the_states_themselves_without_a_copy():
     assert not Exact().views and Peer().views
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.sampled_from(["resample", "mask", "gaussian"]),
     st.integers(1, 3),

@@ -50,7 +50,7 @@ def test_weights_that_are_changed_afterwards_by_their_owner_stay_as_they_were():
     assert torch.equal(graph()[0], complete(3))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.sampled_from(["complete", "ring", "nearest", "random", "self"]),
     st.integers(2, 9),

@@ -65,7 +65,7 @@ def test_mixing_and_one_adam_step_are_those_of_separate_modules():
             torch.testing.assert_close(mine, wanted, rtol=1e-5, atol=1e-5)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, 10_000), st.integers(0, N - 1), st.floats(0.01, 10.0))
 def test_raising_a_utility_never_lowers_the_total(seed, agent, rise):
     stack = mixer((seed,))

@@ -76,7 +76,7 @@ def test_a_large_mean_does_not_swallow_the_deviation():
     assert abs(norm.normalize(torch.tensor([[[100_002.0]]])).item() - 1.0) < 1e-3
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.floats(-1e3, 1e3, width=32), min_size=2, max_size=8), st.floats(-10, 10, width=32))
 def test_denormalize_undoes_normalize(values, y):
     norm = RunningNorm(1, 1)

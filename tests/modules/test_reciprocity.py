@@ -169,7 +169,7 @@ def plain_loop(kappas, weights, own, peers):
     return result
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 3), st.integers(1, 4), st.booleans(), st.sampled_from([(), (2,), (2, 3)]), st.integers(0, 10**6))
 def test_blend_equals_a_plain_loop_for_any_trailing_dimensions(members, n, shared, trailing, seed):
     generator = torch.Generator().manual_seed(seed)
@@ -188,7 +188,7 @@ def backup(own: Tensor, kappa: float, gamma: float, weights: Tensor, near: Tenso
     return gamma * blend(own[None], mix(weights[None], heard[None, None]), torch.tensor([[kappa]]), weights[None])[0]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.integers(2, 5), st.integers(1, 4), st.floats(0, 1), st.floats(0, 0.99), st.integers(0, 10**6))
 def test_the_backup_is_a_contraction_by_gamma(n, count, kappa, gamma, seed):
     generator = torch.Generator().manual_seed(seed)

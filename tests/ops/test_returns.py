@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from marl.ops.returns import gae, lambda_returns, n_step_returns, td_target, window_target
@@ -162,7 +162,6 @@ def random_sequence(seed: int, steps: int = 6, copies: int = 3) -> tuple[torch.T
 
 
 @given(st.integers(0, 10_000))
-@settings(deadline=None)
 def test_lambda_returns_less_the_value_are_the_advantages(seed):
     reward, value, after, terminated, done, gamma, lam = random_sequence(seed)
     returns = lambda_returns(reward, after, terminated, done, gamma, lam)
