@@ -300,7 +300,9 @@ def advance(
         result: dict[str, Tensor] = {}
         played_so_far = itertools.count(1)
 
-        def heed(*_: object) -> None:
+        def heed(_: VectorEnv, running: Tensor) -> None:
+            if not running.any():
+                return
             if stop:
                 raise _BrokenOff
             if next(played_so_far) == LONG:

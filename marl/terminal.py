@@ -59,6 +59,11 @@ class Bar(tqdm):
 
     monitor_interval = 0
 
+    def refresh(self, *arguments: Any, **options: Any) -> None:
+        """Show nothing before its time, though ``say`` asks for it: ``close`` ends no line of a bar so young."""
+        if not self.delay or self._time() >= self.start_t + self.delay:
+            super().refresh(*arguments, **options)
+
 
 def progress_bar(total: int | None, initial: int, unit: str, visible: bool, late: bool = False) -> Any:
     """A bar on stderr, to be closed; a terminal sees it often, a log file now and then.

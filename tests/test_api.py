@@ -1,5 +1,6 @@
 """The Python face: train, resume, evaluate, load; and what a population or reciprocity may not change."""
 
+import contextlib
 import os
 import threading
 
@@ -12,7 +13,7 @@ from tqdm import tqdm
 import marl
 from marl.envs import all_options
 from marl.evaluation import Progress
-from marl.terminal import progress_bar
+from marl.terminal import progress_bar, say
 from marl.types import UserError
 
 SMALL = {"hidden": (16, 16), "batch_size": 16, "buffer_size": 1000, "threads": 1, "eval_every": 0, "warmup": 30}
@@ -221,6 +222,13 @@ def test_evaluations_show_the_steps_played_and_the_episodes_that_are_over(monkey
     folder = marl.train("maddpg", "probe/team", steps=40, seeds=(0, 1), **SMALL)
     marl.evaluate(folder, episodes=3, progress=True)
     assert [(bar.n, bar.postfix) for bar in bars] == [(6, "6 of 6 episodes")]  # episodes of one step
+
+
+def test_what_is_said_of_a_short_evaluation_brings_no_bar_that_would_end_without_a_line(capfd):
+    with contextlib.closing(Progress(episodes=1, visible=True)) as progress:
+        progress.beside(None)(None, torch.ones(1, 1, 1, dtype=torch.bool))
+        say("worker 0 of 2 died")
+    assert capfd.readouterr().err.strip("\r") == "worker 0 of 2 died\n"
 
 
 def test_a_bar_leaves_no_thread_that_would_make_a_later_fork_unsafe(tmp_path, monkeypatch):

@@ -61,9 +61,14 @@ class Worker:
         here, there = _CONTEXT.Pipe()
         self.connection = here
         self.process = _CONTEXT.Process(target=_serve, args=(there, dumps((build, list(seeds)))), daemon=True)
-        with signals_held(signal.SIGINT):  # the fork server has no handler of its own before it has torch
-            self.process.start()
-        there.close()  # so that the end of the process is the end of the pipe
+        try:
+            # The fork server has no handler of its own before it has torch. What is there is closed here, so that the
+            # end of the process is the end of the pipe.
+            with there, signals_held(signal.SIGINT):
+                self.process.start()
+        except BaseException:  # Ctrl-C: at its end this process would wait for a worker that nobody tells to stop
+            self.stop()
+            raise
 
     def send(self, method: str, *arguments: Any) -> None:
         """Ask; the answer is fetched by ``receive``. What a dead worker cannot take shows there."""
@@ -90,10 +95,12 @@ class Worker:
         return answer
 
     def stop(self) -> None:
-        """End the process and those that it started, such as a game's."""
+        """End the process, if it began, and those that it started, such as a game's."""
         self.connection.close()
         pid = self.process.pid
-        if pid and hasattr(os, "killpg"):
+        if pid is None:
+            return
+        if hasattr(os, "killpg"):
             with contextlib.suppress(OSError):  # all gone, or not yet a group of its own
                 os.killpg(pid, signal.SIGKILL)
         self.process.kill()
@@ -120,10 +127,12 @@ class WorkerPool:
         self.restarts = np.zeros(len(seeds), np.int64)
         edges = np.linspace(0, len(seeds), min(workers, len(seeds)) + 1).astype(int)
         self.slices = [slice(int(a), int(b)) for a, b in itertools.pairwise(edges)]
-        self.workers = [Worker(build, self.seeds[part]) for part in self.slices]
+        self.workers: list[Worker] = []
         self._events: list[str] = []
         self._close = Finalize(self, _close, (self.workers,), exitpriority=0)  # also at the end of this process
         try:
+            for part in self.slices:
+                self.workers.append(Worker(build, self.seeds[part]))
             specs: list[EnvSpec] = [w.receive(START_TIMEOUT) for w in self.workers]
             self.spec = specs[0]
         except Lost as loss:

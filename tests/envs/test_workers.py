@@ -251,6 +251,34 @@ def test_a_parent_that_blocks_sigterm_and_forgets_to_close_ends_all_the_same() -
     assert (ended.returncode, ended.stdout) == (0, "open\n"), ended.stderr
 
 
+@pytest.mark.parametrize("worker", [1, 2])
+def test_ctrl_c_while_a_worker_starts_ends_the_process_and_not_only_its_script(worker: int) -> None:
+    script = textwrap.dedent(
+        f"""
+        import sys
+        sys.path.insert(0, {os.path.dirname(__file__)!r})
+        from toy_copies import Toy
+        from marl.envs import workers
+
+        def pipe(made=workers._CONTEXT.Pipe):
+            pipes.append(made())
+            return pipes[-1]
+
+        def start(process, begin=workers._CONTEXT.Process.start):
+            begin(process)
+            assert pipes[-1][0].poll(60)  # it has built its copies, and waits for what there is to do
+            if len(pipes) == {worker}:
+                raise KeyboardInterrupt
+
+        if __name__ == "__main__":
+            pipes, workers._CONTEXT.Pipe, workers._CONTEXT.Process.start = [], pipe, start
+            workers.make_copies(Toy, seeds=[0, 1], copies=1, workers=2)
+        """
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert ended.stderr.endswith("KeyboardInterrupt\n")
+
+
 def test_an_episode_of_an_evaluation_whose_worker_dies_is_played_anew_to_its_end() -> None:
     class Murderer:
         """At the second step of the first copy's first episode."""
