@@ -10,6 +10,7 @@ import pytest
 from examples import classic_subsample
 from marl.classic.experiments import EXPERIMENTS, experiment
 from marl.classic.experiments.subsample_demand import DemandOptions, SubsampleDemand
+from marl.classic.subsample.table import SubsampleQ
 from marl.types import UserError
 
 TINY = {"ks": (1, 2), "m": 5, "small": 2, "agents": 6, "runs": 10, "steps": 20, "sweeps": 5}
@@ -61,6 +62,25 @@ def test_resampled_tables_are_those_of_ks_alone_and_each_has_its_own_time(monkey
     seconds = {row.x: row.value for row in run(experiment) if row.metric == "seconds"}
     assert list(seconds) == [1, 3]
     assert seconds[1] == seconds[3]
+
+
+@pytest.mark.parametrize("until", [0, 1])
+def test_the_time_to_learn_holds_no_compiling_where_a_saved_run_goes_on_either(until, monkeypatch):
+    """By a clock that counts sweeps, of which the first in a process takes 1000: there everything is compiled."""
+    clock, fit = [0], SubsampleQ.fit
+
+    def timed(table, sweeps):
+        clock[0] += sweeps + 999 * (clock[0] == 0)
+        return fit(table, sweeps)
+
+    monkeypatch.setattr(SubsampleQ, "fit", timed)
+    monkeypatch.setattr("time.process_time", lambda: clock[0])
+    options = DemandOptions(**TINY, backup="resample")
+    first, second = (SubsampleDemand(options, 0) for _ in range(2))
+    run(first, until)
+    second.load_state_dict(first.state_dict())
+    clock[0] = 0
+    assert [row.value for row in run(second) if row.metric == "seconds"] == [5.0] * (2 - until)
 
 
 def test_with_all_agents_sampled_the_exact_gap_is_0_and_below_it_the_gap_is_within_the_bound():

@@ -99,6 +99,7 @@ class SubsampleDemand:
                 _check_fits(name, self.learnt_on, k)
         self.done = 0
         self._seconds = 0.0
+        self._compiled = False
         self._table = self._new_table(self._sizes[0])
         self._network: HistogramDQN | None = None
         self._optimum: SubsampleQ | None = None
@@ -185,8 +186,9 @@ class SubsampleDemand:
 
     def _learn(self) -> bool:
         """A sweep or more, for half a second; whether the table is learnt."""
-        if not self.done and not self._table.sweeps:
-            self._new_table(1).fit(1)  # compiles; Figure 1a is not about that
+        if not self._compiled:  # also where a run goes on in another process; Figure 1a is not about that
+            self._new_table(1).fit(1)
+            self._compiled = True
         began, table = time.process_time(), self._table
         while True:
             if self._lifts:
