@@ -16,8 +16,7 @@ from torch import Tensor
 
 from marl import config as cfg
 from marl import parts
-from marl.envs.base import VectorEnv
-from marl.evaluation import Evaluator, Film, NotFilmed, Progress
+from marl.evaluation import Evaluator, Film, NotFilmed, OnStep, Progress
 from marl.log import METRICS
 from marl.loop import Training
 from marl.loop import train as run_loop
@@ -210,9 +209,7 @@ def member_number(run: str | Path, member: int | str, what: str = "member") -> i
     return names.index(member) if member in names else int(member)
 
 
-def _evaluate(
-    folder: Path, episodes: int, on_step: Callable[[VectorEnv, Tensor], None]
-) -> tuple[int, list[dict[str, Any]]]:
+def _evaluate(folder: Path, episodes: int, on_step: OnStep) -> tuple[int, list[dict[str, Any]]]:
     """The step of the newest checkpoint and a row for each member that is in it."""
     recipe = read_recipe(folder)
     evaluator = Evaluator(lambda: recipe.make_env(episodes, purpose="eval"))

@@ -17,6 +17,10 @@ from marl.runfolder import check_target, explain_disk_errors, write_atomically
 from marl.terminal import progress_bar
 from marl.types import UserError
 
+OnStep = Callable[[VectorEnv, Tensor], None]
+"""Called with the environment and the episodes still running (``[P, N, E]`` bool), before each step of an evaluation
+and when none is left."""
+
 
 class Evaluation(NamedTuple):
     """What E episodes of each member brought.
@@ -61,13 +65,12 @@ class Evaluator:
         self.first_state = self.env.state_dict() if self.env.spec.exact_state else None
         self.fresh = True
 
-    def __call__(self, learner: Learner, on_step: Callable[[VectorEnv, Tensor], None] | None = None) -> Evaluation:
+    def __call__(self, learner: Learner, on_step: OnStep | None = None) -> Evaluation:
         """Play the episodes to their ends.
 
         Args:
             learner: acts without exploration.
-            on_step: called with the environment and the episodes still running (``[P, N, E]`` bool), before each step
-                and when none is left.
+            on_step: sees every step, for example a ``Film``.
         """
         self._start_over()
         view, names = with_nothing_noted(self.first_view, learner.memory_size), self.env.spec.outcomes
@@ -122,7 +125,7 @@ class Progress:
         self.episodes, self.begun = episodes, 0
         self.bar = progress_bar(None, 0, "step", visible, late=True)
 
-    def beside(self, film: Film | None) -> Callable[[VectorEnv, Tensor], None]:
+    def beside(self, film: Film | None) -> OnStep:
         """The ``on_step`` of one evaluation, which may be filmed."""
         before = self.begun
 

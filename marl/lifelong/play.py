@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, cast
 
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch import Tensor
 from marl.algos.common import Learner
 from marl.envs import evaluation_options, make_env
 from marl.envs.base import EnvSpec, VectorEnv
-from marl.evaluation import Evaluator
+from marl.evaluation import Evaluator, OnStep
 from marl.lifelong.abreast import Abreast
 from marl.loop import random_actions
 from marl.streams import Streams, derive
@@ -35,7 +35,7 @@ def mean_returns(
     seeds: Sequence[int],
     episodes: int,
     env: Mapping[str, Any],
-    watch: Callable[[VectorEnv, Tensor], None] | None = None,
+    watch: OnStep | None = None,
 ) -> Tensor:
     """What each member earns on a task of its own, ``[P]``: the mean over the episodes of the sum of the rewards.
 
@@ -45,7 +45,7 @@ def mean_returns(
         seeds: of the episodes, P of them.
         episodes: for each member.
         env: the options that the tasks are learnt with.
-        watch: called before each step, for example a ``Film``; see ``Evaluator``.
+        watch: the ``on_step`` of ``Evaluator``, for example a ``Film``.
     """
 
     def make() -> Abreast:
