@@ -167,7 +167,7 @@ def _try(recipe: Recipe) -> EnvSpec:
 def _link_tensorboard(folder: Path, shares: Mapping[str, Sequence[str]]) -> None:
     """``tensorboard/<member>`` is where that member's part writes."""
     with explain_disk_errors(folder, "the run was not started"):
-        (folder / TENSORBOARD).mkdir()
+        (folder / TENSORBOARD).mkdir(exist_ok=True)
         for part, members in shares.items():
             for name in members:
                 os.symlink(Path("..") / PARTS / part / TENSORBOARD / name, folder / TENSORBOARD / name)

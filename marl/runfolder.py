@@ -7,6 +7,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shlex
 import shutil
 import tempfile
@@ -20,6 +21,12 @@ from marl.types import UserError
 CONFIG = "config.json"
 LOCK = ".lock"
 RUNS = Path("runs")
+
+_EARLY = re.compile(
+    r"\.lock|(metrics|init|teachers)\.csv|config\.json\.tmp|tensorboard/[^/]+"
+    r"|checkpoints/0{12}[-\w]*\.(json|safetensors)(\.tmp)?"
+)
+"""Files that a run writes before its ``config.json``; in ``tensorboard`` only links to its parts."""
 
 _held: set[int] = set()
 
@@ -70,9 +77,23 @@ def new_run(algorithm: str, environment: str, folder: Path | None = None) -> Pat
         if (folder / CONFIG).exists():
             raise UserError(f"{folder} already holds a run; to go on with it: {resume_command(folder)}")
         if folder.is_dir() and any(path.name != LOCK for path in folder.iterdir()):
-            raise UserError(f"{folder} is not empty and holds no run; choose a folder that does not exist yet")
+            _clear_early_death(folder)
         folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def _clear_early_death(folder: Path) -> None:
+    """Delete what a run left that was killed before its ``config.json`` and so before its first step.
+
+    Raises ``UserError``, and deletes nothing, where there is anything else.
+    """
+    left = [path for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()]
+    if not (folder / LOCK).exists() or not all(_EARLY.fullmatch(str(path.relative_to(folder))) for path in left):
+        raise UserError(f"{folder} is not empty and holds no run; choose a folder that does not exist yet")
+    with lock(folder):
+        for path in left:
+            if path.name != LOCK:
+                path.unlink()
 
 
 @contextlib.contextmanager

@@ -186,6 +186,25 @@ def test_a_kill_during_the_very_first_evaluation_costs_nothing(never_stopped, tm
     assert differences(never_stopped("maddpg"), folder) == []
 
 
+@pytest.mark.parametrize("shared", [(), ("--engine", "processes", "--workers", "2")], ids=["local", "engine"])
+def test_what_was_killed_before_it_could_be_resumed_begins_anew_with_the_same_command(shared, never_stopped, tmp_path):
+    folder = tmp_path / "run"
+
+    def die_before_the_configuration():
+        import marl.parts
+        import marl.session
+
+        marl.session.write_config = marl.parts.write_config = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+
+    words = ("train", *command("population" if shared else "maddpg"), *shared, "--run", folder)
+    process = Marl(*words, log=tmp_path / "log", before=die_before_the_configuration)
+    assert process.wait() == -signal.SIGKILL
+    assert {path.name for path in folder.iterdir()} > {".lock"} and not (folder / "config.json").exists()
+    run_marl(*words, log=tmp_path / "log")
+    if not shared:
+        assert differences(never_stopped("maddpg"), folder) == []
+
+
 @pytest.mark.parametrize("number, moment", [(signal.SIGINT, 24), (signal.SIGTERM, 60)])
 def test_a_stop_request_saves_says_so_in_one_line_and_exits_with_130(number, moment, never_stopped, tmp_path):
     folder = tmp_path / "run"

@@ -47,6 +47,24 @@ def test_a_folder_with_other_files_is_refused_and_an_empty_one_is_not(tmp_path):
         new_run("td3", "gym/x", tmp_path / "thesis.tex" / "run")
 
 
+@pytest.mark.parametrize("kept", ["checkpoints/000000000035.json", "tensorboard/seed=0/events.out.1", "notes.csv"])
+def test_what_a_killed_run_left_is_deleted_only_if_it_never_made_a_step(tmp_path, kept):
+    paths = [tmp_path / name for name in (".lock", "metrics.csv", "checkpoints/000000000000.json", kept)]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    with pytest.raises(UserError, match="is not empty and holds no run"):
+        new_run("td3", "gym/x", tmp_path)
+    assert all(path.exists() for path in paths)
+    (tmp_path / kept).unlink()
+    (tmp_path / ".lock").rename(tmp_path / "lock")  # without it this may be anybody's
+    with pytest.raises(UserError, match="is not empty and holds no run"):
+        new_run("td3", "gym/x", tmp_path)
+    (tmp_path / "lock").rename(tmp_path / ".lock")
+    assert new_run("td3", "gym/x", tmp_path) == tmp_path
+    assert not (tmp_path / "metrics.csv").exists() and not list((tmp_path / "checkpoints").iterdir())
+
+
 @pytest.mark.skipif(not os.path.isdir("/proc"), reason="needs a file system that takes no folders")
 def test_a_place_where_no_folder_can_be_is_one_line():
     with pytest.raises(UserError, match=r"^/proc/foo: No such file or directory: the run was not started$"):
