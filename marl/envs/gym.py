@@ -55,8 +55,8 @@ class GymCopy:
 
     Raises:
         UserError: for an unknown name, a module that cannot be imported, keywords it does not take, or spaces of other
-            kinds; out of ``reset`` and ``step``, for other values than ``RETURNS``, or an observation that is not of
-            its space's size.
+            kinds; out of ``reset`` and ``step``, for other values than ``RETURNS``, an observation that is not of its
+            space's size, or a reward that is not one number; for a ``reset`` that takes no seed.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class GymCopy:
             rules=rules,
         )
         self.steps = 0
-        self.env.reset(seed=seed)
+        begin(self.env, seed, id)
 
     def reset(self) -> list[np.ndarray]:
         self.steps = 0
@@ -91,7 +91,8 @@ class GymCopy:
         obs, reward, terminated, truncated, _ = returned(self.spec.id, "step", RETURNS, answer)
         self.steps += 1
         ended = bool(truncated) or (self.limit is not None and self.steps >= self.limit)
-        return [self._flat(obs)], np.asarray([reward], np.float64), np.asarray([bool(terminated)]), ended
+        earned = number(reward, f"{self.spec.id}: expected one number as the reward")
+        return [self._flat(obs)], np.asarray([earned]), np.asarray([bool(terminated)]), ended
 
     def state_dict(self) -> State:
         assert self.keeper is not None, "its spec says that it cannot be saved"
@@ -186,13 +187,45 @@ def box_size(space: Any, id: str) -> int:
     return int(np.prod(space.shape))
 
 
+def begin(env: Any, seed: int, id: str) -> None:
+    """Seed an environment by its first ``reset``; raises ``UserError`` where that takes no seed."""
+    try:
+        env.reset(seed=seed)
+    except TypeError as error:
+        if "'seed'" not in str(error):
+            raise
+        raise UserError(f"{id}: expected reset to take a seed ({error})") from None
+
+
 def flat(obs: Any, size: int, id: str) -> np.ndarray:
-    """An observation as ``[size]``; raises ``UserError`` where it is None, or not of its space's size."""
-    row = np.asarray(obs).reshape(-1)
-    if obs is None or len(row) != size:
-        got = obs if obs is None else len(row)
-        raise UserError(f"{id}: expected an observation of {size} numbers, as its space has, got {got}")
+    """An observation as ``[size]``; raises ``UserError`` where it is not as many numbers as its space has."""
+    row = _numbers(obs)
+    if row is None or len(row) != size:
+        raise UserError(f"{id}: expected an observation of {size} numbers, as its space has, got {_told(obs, row)}")
     return row
+
+
+def number(reward: Any, expected: str) -> float:
+    """A reward; raises ``UserError``, which begins with ``expected``, where it is not one number."""
+    row = _numbers(reward)
+    if row is None or len(row) != 1:
+        raise UserError(f"{expected}, got {_told(reward, row)}")
+    return float(row[0])
+
+
+def _numbers(value: Any) -> np.ndarray | None:
+    """``[size]``; None where it is anything but numbers."""
+    try:
+        row = np.asarray(value).reshape(-1)
+    except ValueError:  # lists of unequal lengths
+        return None
+    return row if row.dtype.kind in "biuf" else None
+
+
+def _told(value: Any, row: np.ndarray | None) -> str:
+    if value is None or row is not None:
+        return str(None if row is None else len(row))
+    return f"a {type(value).__name__} that is no array of numbers"
 
 
 def plain_state(world: Any) -> State:

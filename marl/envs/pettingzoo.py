@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from marl.envs.base import EnvSpec, VectorEnv
-from marl.envs.gym import OWN, ActionMap, box_size, flat, import_module, keeps_itself, returned
+from marl.envs.gym import OWN, ActionMap, begin, box_size, flat, import_module, keeps_itself, number, returned
 from marl.envs.workers import make_copies
 from marl.types import State, UserError
 
@@ -46,7 +46,8 @@ class PettingZooCopy:
     Raises:
         UserError: for a module that cannot be imported or has no ``parallel_env``, wrong keywords, or spaces of other
             kinds; out of ``reset`` and ``step``, for other values than ``RETURNS``, an observation that is not of its
-            space's size, a reward that is no number, or an agent that comes late.
+            space's size, a reward that is not one number, or an agent that comes late; for a ``reset`` that takes no
+            seed.
     """
 
     def __init__(self, seed: int, id: str, module: str, options: Mapping[str, Any]) -> None:
@@ -69,7 +70,7 @@ class PettingZooCopy:
             max_steps=_limit(self.env.unwrapped),
             exact_state=keeps_itself(self.env.unwrapped),
         )
-        self.env.reset(seed=seed)
+        begin(self.env, seed, id)
 
     def reset(self) -> list[np.ndarray]:
         return self._listed(self._returned("reset", self.env.reset())[0])
@@ -80,7 +81,8 @@ class PettingZooCopy:
             a: to(action[i]) for i, (a, to) in enumerate(zip(self.names, self.actions, strict=True)) if a in present
         }
         obs, rewards, terminations, truncations, _ = self._returned("step", self.env.step(chosen))
-        reward = np.asarray([self._number(rewards, a) for a in self.names], np.float64)
+        expected = f"{self.spec.id}: expected one number as the reward of"
+        reward = np.asarray([number(rewards.get(a, 0.0), f"{expected} {a!r}") for a in self.names])
         terminated = np.asarray([a not in present or bool(terminations.get(a, True)) for a in self.names])
         truncated = any(truncations.get(a, False) for a in present) or not self.env.agents
         late = [a for a in self.env.agents if a not in present]
@@ -112,15 +114,6 @@ class PettingZooCopy:
             kinds = ", ".join(type(part).__name__ for part in parts)
             raise UserError(f"{self.spec.id}: expected {method} to return dictionaries by agent, got {kinds}")
         return parts
-
-    def _number(self, rewards: Mapping[Any, Any], agent: Any) -> Any:
-        """An agent's reward, 0 where it has none."""
-        reward = rewards.get(agent, 0.0)
-        if reward is None or np.ndim(reward):
-            raise UserError(
-                f"{self.spec.id}: expected a number as the reward of {agent!r}, got a {type(reward).__name__}"
-            )
-        return reward
 
     def _listed(self, obs: Mapping[Any, np.ndarray]) -> list[np.ndarray]:
         """One flat observation per agent; nothing, which is padded with zeros, of those that are away."""

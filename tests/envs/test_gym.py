@@ -172,6 +172,47 @@ def test_a_reset_or_a_step_of_the_old_kind_is_one_line(method: str, got: str, mo
         env.step(torch.zeros(1, 1, 1, 2))
 
 
+TWO = "an observation of 2 numbers, as its space has, got "
+
+
+@pytest.mark.parametrize(
+    ("seen", "reward", "message"),
+    [
+        (
+            [0.0, [1.0, 2.0]],
+            0.0,
+            "an observation of 2 numbers, as its space has, got a list that is no array of numbers",
+        ),
+        ({"a": 0.0}, 0.0, f"{TWO}a dict that is no array of numbers"),
+        (["left", "up"], 0.0, f"{TWO}a list that is no array of numbers"),
+        (None, 0.0, f"{TWO}None"),
+        ([0.0, 1.0], [1.0, 2.0, 3.0], "one number as the reward, got 3"),
+        ([0.0, 1.0], {"speed": 1.0}, "one number as the reward, got a dict that is no array of numbers"),
+        ([0.0, 1.0], None, "one number as the reward, got None"),
+    ],
+)
+def test_an_observation_or_a_reward_of_another_kind_is_one_line(
+    seen: Any, reward: Any, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env = make_env("gym/marl-test/Told-v0")
+    env.reset()
+    monkeypatch.setattr(Told, "step", lambda *_: (seen, reward, False, False, {}))
+    with pytest.raises(UserError) as caught:
+        env.step(torch.zeros(1, 1, 1, 2))
+    assert str(caught.value) == f"gym/marl-test/Told-v0: expected {message}"
+
+
+def test_a_reset_that_takes_no_seed_is_one_line_and_another_fault_in_it_is_not_hidden(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Told, "reset", lambda self: (np.zeros((1, 2)), {}))
+    with pytest.raises(UserError, match=r"Told-v0: expected reset to take a seed .*unexpected keyword argument 'seed'"):
+        make_env("gym/marl-test/Told-v0")
+    monkeypatch.setattr(Told, "reset", lambda self, **_: None + 1)  # type: ignore[operator]
+    with pytest.raises(TypeError, match="NoneType"):
+        make_env("gym/marl-test/Told-v0")
+
+
 def test_rewards_and_ends_may_be_arrays_of_one_number() -> None:
     env = make_env("gym/marl-test/Careless-v0")
     env.reset()

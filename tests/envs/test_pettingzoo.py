@@ -199,7 +199,7 @@ class Slip(Relay):
         if self.fault == "step":
             return obs, rewards, terminations, infos
         if self.fault == "reward":
-            rewards = {agent: np.array([reward]) for agent, reward in rewards.items()}
+            rewards = {agent: np.array([reward, 0.0]) for agent, reward in rewards.items()}
         if self.fault == "none":
             obs = {agent: None if terminations[agent] else seen for agent, seen in obs.items()}
         return obs, rewards, terminations, truncations, infos
@@ -291,7 +291,7 @@ def test_an_observation_of_another_size_than_its_space_is_one_line() -> None:
             "step",
             ": expected step to return observations, rewards, terminations, truncations, infos, got 4 values",
         ),
-        ("reward", ": expected a number as the reward of 'a', got a ndarray"),
+        ("reward", ": expected one number as the reward of 'a', got 2"),
         ("none", ", agent 'b': expected an observation of 2 numbers, as its space has, got None"),
     ],
 )
