@@ -178,6 +178,8 @@ class TorchExport:
             raise ValueError(f"{written}, torch {torch.__version__} cannot read it: {_line(error)}") from error
 
     def array(self, value: Any, kind: str) -> Any:
+        if any(stride < 0 for stride in getattr(value, "strides", ())):  # torch takes no array of numpy turned around
+            value = value.copy()
         return self.torch.as_tensor(value, dtype=getattr(self.torch, kind))
 
     def run(self, inputs: dict[str, Any]) -> tuple[Any, Any]:

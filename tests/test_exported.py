@@ -83,6 +83,14 @@ def test_inputs_that_a_policy_has_not_or_of_another_shape_are_one_clear_error_in
 
 
 @pytest.mark.parametrize("form", FORMATS)
+def test_rows_of_an_array_turned_around_get_their_actions_turned_around(form, tmp_path):
+    learner, spec = make("ddpg")
+    act = exported.Policy(write(form, policy_of(learner, spec, 0, 0), tmp_path / FORMATS[form].file))
+    obs = np.arange(3.0 * spec.obs_size, dtype="float32").reshape(3, -1)
+    assert np.array_equal(np.asarray(act(obs[::-1])), np.asarray(act(obs[::-1].copy())))
+
+
+@pytest.mark.parametrize("form", FORMATS)
 def test_an_exported_file_of_another_version_is_one_clear_error(form, tmp_path):
     policy, path = reader(form), tmp_path / FORMATS[form].file
     path.write_bytes(FORMATS[form].write(policy, json.dumps({**describe(policy, {}), "format": 7})))
