@@ -247,8 +247,7 @@ class Team:
         self._place = run.absolute()
         home, self._member = parts.home(run, self.member)
         recipe = read_recipe(home)
-        with contextlib.closing(recipe.make_env(copies=1)) as env:
-            self.spec = env.spec
+        self.spec = recipe.spec()
         self.step, self._learner = load_learner(home, recipe, self.spec)
         self.name, self._members = recipe.members[self._member].name, len(recipe.members)
         self.reset()

@@ -1,4 +1,4 @@
-"""``marl classic``: experiments with the tabular and linear methods, in a run folder like every other."""
+"""``marl classic``, ``marl lifelong`` and how both are resumed: experiments, in a run folder like every other."""
 
 from __future__ import annotations
 

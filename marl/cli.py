@@ -1,4 +1,4 @@
-"""The command line: ``marl train | classic | resume | evaluate | export | list | plot | doctor``.
+"""The command line: ``marl train | classic | lifelong | resume | evaluate | export | list | plot | doctor``.
 
 Exit codes: 0 done, 2 the user's input, 130 interrupted, 1 anything else.
 """

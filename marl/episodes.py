@@ -85,8 +85,7 @@ class Episodes:
         """``batch_size`` episodes for each member, uniformly with replacement; nothing is ``filled`` if it has none."""
         whole = self._held()
         members, count = self.slots.members, self.batch_size
-        oldest = max(self.slots.written - self.slots.capacity, 0)
-        picked = torch.tensor([0, oldest, 0]).repeat(members, count, 1)  # copy, first slot, steps
+        picked = torch.tensor([0, self.slots.oldest, 0]).repeat(members, count, 1)  # copy, first slot, steps
         for p, generator in enumerate(self.slots.sampler.generators):
             own = whole[whole[:, 0] == p, 1:]
             if len(own):
@@ -96,7 +95,7 @@ class Episodes:
     def _held(self) -> Tensor:
         """The index of whole episodes, less those of which the ring no longer holds the first slot."""
         whole = torch.cat([self.whole, *self.ended])
-        self.whole = whole[whole[:, 2] >= self.slots.written - self.slots.capacity]
+        self.whole = whole[whole[:, 2] >= self.slots.oldest]
         self.ended = []
         return self.whole
 

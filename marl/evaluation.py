@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from marl.algos.common import Learner, with_nothing_noted
+from marl.algos.common import Player, following, with_nothing_noted
 from marl.envs.base import VectorEnv
 from marl.runfolder import check_target, explain_disk_errors, write_atomically
 from marl.terminal import progress_bar
@@ -65,22 +65,22 @@ class Evaluator:
         self.first_state = self.env.state_dict() if self.env.spec.exact_state else None
         self.fresh = True
 
-    def __call__(self, learner: Learner, on_step: OnStep | None = None) -> Evaluation:
+    def __call__(self, player: Player, on_step: OnStep | None = None) -> Evaluation:
         """Play the episodes to their ends.
 
         Args:
-            learner: acts without exploration.
+            player: acts without exploration.
             on_step: sees every step, for example a ``Film``.
         """
         self._start_over()
-        view, names = with_nothing_noted(self.first_view, learner.memory_size), self.env.spec.outcomes
+        view, names = with_nothing_noted(self.first_view, player.memory_size), self.env.spec.outcomes
         running = torch.ones(view.obs.shape[:3], dtype=torch.bool)
         returns, lengths = torch.zeros(running.shape, dtype=torch.float64), torch.zeros(running.shape)
         outcomes = torch.zeros(len(running), running.shape[-1], len(names))
         while running.any():
             if on_step is not None:
                 on_step(self.env, running)
-            acted, playing = learner.act(view, explore=False), running.clone()
+            acted, playing = player.act(view, explore=False), running.clone()
             step = self.env.step(acted.action)
             returns += step.reward * running
             lengths += running
@@ -92,8 +92,7 @@ class Evaluator:
                 again = step.lost & playing
                 returns, lengths = returns.masked_fill(again, 0.0), lengths.masked_fill(again, 0.0)
                 running |= again
-            memory = None if acted.memory is None else acted.memory.masked_fill(step.done.unsqueeze(-1), 0.0)
-            view = step.view._replace(memory=memory)
+            view = following(acted, step)
         if on_step is not None:
             on_step(self.env, running)
         named = {name: outcomes[..., k] for k, name in enumerate(names)}

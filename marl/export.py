@@ -115,8 +115,7 @@ def export(
         raise UserError(f"--format {form} needs {', '.join(missing)}: pip install -c constraints.txt -e '.[export]'")
     home, local = parts.home(run, member)
     recipe = read_recipe(home)
-    with contextlib.closing(recipe.make_env(copies=1)) as env:
-        spec = env.spec
+    spec = recipe.spec()
     i = _agent(agent, spec)
     step, learner = load_learner(home, recipe, spec)
     policy = policy_of(learner, spec, local, i)

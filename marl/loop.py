@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from marl.algos.common import Buffer, Learner, Metrics, load_parts, save_parts, with_nothing_noted
+from marl.algos.common import Buffer, Learner, Metrics, following, load_parts, save_parts, with_nothing_noted
 from marl.checkpoint import Checkpoints
 from marl.config import LoopConfig
 from marl.envs.base import EnvSpec, Step, VectorEnv
@@ -45,13 +45,6 @@ def interact(env: VectorEnv, view: View, act: Callable[[View], Acted]) -> Iterat
         step = env.step(acted.action)
         yield Transition(view, acted, step)
         view = following(acted, step)
-
-
-def following(acted: Acted, step: Step) -> View:
-    """What is seen after a step; what was noted is forgotten where an episode ended."""
-    if acted.memory is None:
-        return step.view
-    return step.view._replace(memory=acted.memory.masked_fill(step.done.unsqueeze(-1), 0.0))
 
 
 def first_view(env: VectorEnv, learner: Learner, step: int | None = None) -> View:

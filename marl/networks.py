@@ -55,7 +55,7 @@ class Net(NamedTuple):
     """Stacked networks of a learner, ``[P, G, ...]``.
 
     Attributes:
-        module: they themselves.
+        module: the networks.
         reads, says: inputs and outputs of the network that speaks for an agent.
         shared: G = 1, one network for all agents of a member; else agent i's are ``heads * i`` and those after it.
         heads: networks of an agent, 2 for twins.

@@ -43,6 +43,7 @@ def _dashed(argument: str) -> str:
 
 
 def make_parser(command: str, description: str, positional: Sequence[tuple[str, str]]) -> Parser:
+    """The parser of ``marl COMMAND``; ``positional`` has the names and explanations of its first words."""
     parser = Parser(
         prog=f"marl {command}",
         usage=" ".join(["marl", command, *(name for name, _ in positional), "[options]"]),
@@ -86,6 +87,8 @@ def add_settings(
 
 
 def reader(name: str, kind: Any) -> Callable[[str], Any]:
+    """What argparse takes as ``type``: see ``marl.config.parse``."""
+
     def read(text: str) -> Any:
         return cfg.parse(f"--{name.replace('_', '-')}", kind, text)
 

@@ -13,8 +13,8 @@ import numpy as np
 def dumps(what: Any) -> bytes:
     """Pickled, with tensors as the numbers that they show.
 
-    torch pickles slower, all that a view is a view of, and not every type of number (uint16, uint32 and uint64 it
-    cannot read back).
+    torch's own pickles are slower, hold the whole tensor of which one is a view, and cannot be read back where numbers
+    are uint16, uint32 or uint64.
     """
     stream = io.BytesIO()
     _Pickler(stream, protocol=pickle.HIGHEST_PROTOCOL).dump(what)

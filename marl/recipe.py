@@ -53,6 +53,11 @@ class Recipe:
             self.environment, seeds=seeds, copies=copies, agents=self.loop.agents, workers=workers, options=options
         )
 
+    def spec(self) -> EnvSpec:
+        """The environment's, which is made and closed to look."""
+        with contextlib.closing(self.make_env(copies=1)) as env:
+            return env.spec
+
     def make_learner(self, spec: EnvSpec) -> Learner:
         """The untrained population; its teachers know nothing yet."""
         configs = population.configs(self.config, self.members)

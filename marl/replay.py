@@ -90,8 +90,7 @@ class Replay:
 
     @classmethod
     def of(cls, config: Any, spec: EnvSpec, copies: int, seeds: Sequence[int], memory_size: int) -> Replay:
-        """As a learner's configuration asks for: ``buffer_size``, ``batch_size``, ``warmup``, ``update_every``, and
-        ``n_step`` if it has that."""
+        """As a configuration asks: ``buffer_size``, ``batch_size``, ``warmup``, ``update_every``, ``n_step`` if any."""
         return cls(
             config.buffer_size,
             spec,
@@ -107,6 +106,11 @@ class Replay:
     def __len__(self) -> int:
         """Transitions that each member can sample."""
         return min(self.written, self.capacity) * self.copies
+
+    @property
+    def oldest(self) -> int:
+        """The first time slot that is still held."""
+        return max(self.written - self.capacity, 0)
 
     def add(self, view: View, acted: Acted, step: Step) -> None:
         """Store one time slot: what was seen, what was done about it, and what the environment answered."""
@@ -177,8 +181,7 @@ class Replay:
         found["obs"], found["next_obs"] = found["obs"].float(), found["next_obs"].float()
         if self.spec.discrete:
             found["action"] = found["action"].long()
-        left = found.pop("left", None)
-        if left is not None and left.any():
+        if (left := found.pop("left", None)) is not None and left.any():
             found["valid"] = ~left
         return Batch(**{name: x.transpose(1, 2) for name, x in found.items()})
 
@@ -243,8 +246,7 @@ class Replay:
 
     def _locate(self, pick: Tensor) -> Tensor:
         """The flat row (of ring x P x E) of transitions numbered from the oldest, ``[P, B]``."""
-        oldest = max(self.written - self.capacity, 0)
-        slot = (oldest + pick // self.copies) % self.ring
+        slot = (self.oldest + pick // self.copies) % self.ring
         member = torch.arange(self.members)[:, None]
         return (slot * self.members + member) * self.copies + pick % self.copies
 
@@ -294,7 +296,7 @@ class Replay:
         Raises:
             ValueError: some time slots that the ring should hold are missing.
         """
-        following = oldest = max(self.written - self.capacity, 0)
+        following = oldest = self.oldest
         for start, chunk in chunks:
             if start > following:
                 break
@@ -304,9 +306,8 @@ class Replay:
             for name, ring in (self.seen | self.moves | {"lost": self.lost}).items():
                 ring[slots] = chunk[name][skip:]
             self.any_lost |= bool(chunk["lost"][skip:].any())
-            self.finals.restore(
-                slots, skip, chunk["ended"], {name: chunk[f"final_{name}"] for name in self.finals.rows}
-            )
+            finals = {name: chunk[f"final_{name}"] for name in self.finals.rows}
+            self.finals.restore(slots, skip, chunk["ended"], finals)
             if self.older is not None:
                 self.older.restore(slots, skip, chunk["begun"], {"frames": chunk["older_frames"]})
         if following != self.written:
@@ -380,8 +381,7 @@ class Rare:
         """Put what ``read`` gave into ``slots``, without the first ``skip`` of those that it was asked for."""
         taken = int(where[:skip].sum())
         for slot, there in zip(slots.tolist(), where[skip:], strict=True):
-            count = int(there.sum())
-            if count:
+            if count := int(there.sum()):
                 self.put(slot, there, {name: x[taken : taken + count] for name, x in rows.items()})
                 taken += count
 

@@ -51,9 +51,8 @@ class Rollout:
             self.rows |= {name: torch.zeros(members, 1, steps, copies, spec.state_size) for name in STATES}
         if memory_size:
             self.rows["memory"] = torch.zeros(*grid, memory_size)
-        self.left = torch.zeros(
-            members, spec.n_agents, copies, dtype=torch.bool
-        )  # agents whose episode goes on without
+        # agents that have left an episode which goes on without them
+        self.left = torch.zeros(members, spec.n_agents, copies, dtype=torch.bool)
         self.length = 0
 
     @classmethod

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -41,7 +40,7 @@ def origin(
     recipe = recipe_of(folder)
     found = {name: _entry(folder, recipe, _number(name, recipe) if only is None else only) for name in members}
     given = list(networks) if networks else None
-    numbered = None if agent is None else _agent(agent, _spec(recipe), folder)
+    numbered = None if agent is None else _agent(agent, recipe.spec(), folder)
     return {"given": text, "networks": given, "agent": numbered, "members": found}
 
 
@@ -79,7 +78,7 @@ def teachers(texts: Sequence[str], members: Sequence[str], algorithm: str) -> li
         recipe = recipe_of(folder)
         found = {name: _entry(folder, recipe, _number(name, recipe)) for name in members}
         at_step(found)
-        spec = _spec(recipe)
+        spec = recipe.spec()
         if named is None and spec.n_agents > 1:
             raise UserError(
                 f"teachers: {text} has {spec.n_agents} agents, expected RUN:agent, one of {', '.join(spec.agents)}"
@@ -119,11 +118,6 @@ def _entry(folder: Path, recipe: Recipe, member: int) -> dict[str, Any]:
     if Checkpoints(home / "checkpoints").newest() is None:
         raise UserError(f"{home} has no checkpoint")
     return {"run": str(home.resolve()), "member": local, "name": recipe.members[member].name}
-
-
-def _spec(recipe: Recipe) -> EnvSpec:
-    with contextlib.closing(recipe.make_env(copies=1)) as env:
-        return env.spec
 
 
 def _agent(text: str, spec: EnvSpec, folder: Path) -> int:

@@ -60,7 +60,7 @@ class Bar(tqdm):
     monitor_interval = 0
 
     def refresh(self, *arguments: Any, **options: Any) -> None:
-        """Show nothing before its time, though ``say`` asks for it: ``close`` ends no line of a bar so young."""
+        """Show nothing before ``delay`` is over, though ``say`` asks for it: ``close`` would not end that line."""
         if not self.delay or self._time() >= self.start_t + self.delay:
             super().refresh(*arguments, **options)
 
@@ -71,7 +71,7 @@ def progress_bar(total: int | None, initial: int, unit: str, visible: bool, late
     Args:
         total, initial, unit: of what is counted; None: nobody knows how much there will be.
         visible: False: nothing is shown.
-        late: what is over before a second line would come shows none.
+        late: nothing is shown of what is over before a second line would come.
     """
     rarely = 0.2 if sys.stderr.isatty() else 10.0  # seconds between lines; a log file needs few
     return Bar(

@@ -6,7 +6,6 @@ rules, ``marl.networks`` what the inputs and outputs stand for.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -81,9 +80,9 @@ class Paired(NamedTuple):
     """Inputs or outputs of two networks that belong together, as places.
 
     Attributes:
-        here, there: of the one and of the other, pair by pair.
-        rest: of the one, what the other has not.
-        lost: how many the other has and the one has not.
+        here, there: in the one network and in the other, pair by pair.
+        rest: those here that have no partner there.
+        lost: how many there have no partner here.
     """
 
     here: list[int]
@@ -93,10 +92,10 @@ class Paired(NamedTuple):
 
 
 class Fit(NamedTuple):
-    """What a network can take from another; ``inputs`` and ``outputs`` are None where nothing fits.
+    """What a network can take from another.
 
     Attributes:
-        inputs, outputs: None also where these layers are alike from end to end.
+        inputs, outputs: what belongs together; None where nothing fits.
         turn: an input there that is always 1, whose weights join the bias; None: none.
         what, details: for the table.
     """
@@ -133,8 +132,7 @@ def start(recipe: Recipe, learner: Learner, spec: EnvSpec) -> list[Row]:
 def load_source(folder: Path, step: int | None = None) -> Source:
     """A run at its newest checkpoint; raises ``UserError`` where there is none, or it is not that of ``step``."""
     recipe = recipe_of(folder)
-    with contextlib.closing(recipe.make_env(copies=1)) as env:
-        spec = env.spec
+    spec = recipe.spec()
     found, learner = load_learner(folder, recipe, spec)
     if step not in (None, found):
         raise UserError(f"{folder}: expected its checkpoint of step {step}, as when it was named, got step {found}")
@@ -284,13 +282,9 @@ def _kinds(blocks: Mapping[tuple[str, int], range]) -> str:
 
 
 def _say(value: object) -> str:
-    return (
-        ",".join(map(_say, value))
-        if isinstance(value, list) and value
-        else "none"
-        if value in ([], None)
-        else str(value)
-    )
+    if isinstance(value, list) and value:
+        return ",".join(map(_say, value))
+    return "none" if value in ([], None) else str(value)
 
 
 def copy(net: Net, other: Net, fit: Fit, p: int, member: int, i: int, origin: int) -> None:
@@ -328,7 +322,7 @@ def _put(to: Tensor, source: Tensor, rows: Paired | None, columns: Paired | None
 
 
 def ends(module: Stacked) -> tuple[str, str]:
-    """The layers that read and that say; nothing is called like the first one where pictures are read."""
+    """Names of the layer that reads the input ("" where that is pictures: none of these does) and of the last one."""
     if isinstance(module, StackedRNN):
         return "enter", "leave"
     if isinstance(module, QMixer):

@@ -36,7 +36,21 @@ class Buffer(Journal, Protocol):
     def load_state_dict(self, state: State) -> None: ...
 
 
-class Learner(Protocol):
+class Player(Protocol):
+    """The part of a learner that an evaluation needs.
+
+    Attributes:
+        memory_size: H, how many numbers ``act`` notes for each agent and copy; 0: none.
+    """
+
+    memory_size: int
+
+    def act(self, view: View, explore: bool) -> Acted:
+        """What each agent does about what it sees; without ``explore``, ``view.state`` is not looked at."""
+        ...
+
+
+class Learner(Player, Protocol):
     """One algorithm for a population of P members with N agents.
 
     ``Learner(spec, configs, seeds)`` raises ``UserError`` where the algorithm does not fit the environment.
@@ -45,19 +59,13 @@ class Learner(Protocol):
         Config: its settings, a frozen dataclass.
         Buffer: what it learns from; ``Buffer.of`` reads the settings that it needs.
         config: the first member's settings.
-        memory_size: H, how many numbers ``act`` notes for each agent and copy; 0: none.
     """
 
     Config: ClassVar[type]
     Buffer: ClassVar[Any]
     config: Any
-    memory_size: int
 
     def __init__(self, spec: EnvSpec, configs: Sequence[Any], seeds: Sequence[int]) -> None: ...
-
-    def act(self, view: View, explore: bool) -> Acted:
-        """What each agent does about what it sees; without ``explore``, ``view.state`` is not looked at."""
-        ...
 
     def update(self, batch: Any) -> Metrics:
         """Learn from what ``Buffer.draw`` gave."""
@@ -71,6 +79,13 @@ class Learner(Protocol):
 def with_nothing_noted(view: View, size: int) -> View:
     """What a learner that notes ``size`` numbers for each agent and copy sees as an episode begins; 0: none at all."""
     return view._replace(memory=view.obs.new_zeros(*view.obs.shape[:3], size)) if size else view
+
+
+def following(acted: Acted, step: Step) -> View:
+    """What is seen after a step; what was noted is forgotten where an episode ended."""
+    if acted.memory is None:
+        return step.view
+    return step.view._replace(memory=acted.memory.masked_fill(step.done.unsqueeze(-1), 0.0))
 
 
 def readable(seen: SeenT, spec: EnvSpec) -> SeenT:

@@ -20,7 +20,7 @@ from marl.modules.conv import ConvName
 from marl.modules.optim import StackedAdam
 from marl.modules.q_values import ActionValues, QNetwork
 from marl.modules.reciprocity import ReciprocityConfig, make_reciprocity
-from marl.ops.discrete import mask_logits
+from marl.ops.discrete import mask_logits, pick
 from marl.ops.exploration import epsilon_greedy
 from marl.ops.losses import huber, row_mean, sum_of_means
 from marl.ops.returns import td_target, window_target
@@ -122,7 +122,7 @@ class DQN:
         """
         target = self.compute_target(batch)
         values = self.critic(batch.obs)
-        q = values.gather(-1, batch.action.unsqueeze(-1)).squeeze(-1)
+        q = pick(values, batch.action)
         loss = huber(q - target, self.config.huber_delta)
         if lesson is not None:
             missed = (values - lesson.nan_to_num()).masked_fill(~self.action_mask.unsqueeze(1), 0.0)

@@ -153,7 +153,7 @@ class DVM:
             optimizer.load_state_dict({})
 
     def input_order(self) -> Tensor:
-        """``[N, in]`` int64: which input of agent i's joint view stands where once agents 1 and i are exchanged."""
+        """``[N, in]`` int64: row i has the joint view's inputs in their order once agents 1 and i are exchanged."""
         first = swaps(self.agents)[0]  # [N, N]
         obs = first[..., None] * self.obs_size + torch.arange(self.obs_size)
         action = first[..., None] * self.action_size + torch.arange(self.action_size)

@@ -188,10 +188,10 @@ class MAPPO:
 
     @torch.no_grad()
     def prepare(self, batch: Trajectory, note: Tensor | None = None) -> tuple[Sequences, Metrics]:
-        """What the present networks say about the rollout, and where values are to go, before anything moves.
+        """What the present networks say about the rollout, and the targets of the values, before any gradient step.
 
-        But for the normaliser: the critics' last layers are rescaled with it, so that values stay as they are in real
-        units (van Hasselt et al. 2016, section 2.1); else they would feed on themselves and grow without end.
+        The normaliser is updated here, and the critics' last layers are rescaled with it, so that values stay as they
+        are in real units (van Hasselt et al. 2016, section 2.1); else they would grow without end.
         """
         rows = batch.reward.shape[2:]
         actor_memory, critic_memory = self.memories(None if batch.memory is None else batch.memory[:, :, 0])

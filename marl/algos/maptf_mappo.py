@@ -1,5 +1,5 @@
-"""MAPTF on MAPPO: to the clipped surrogate comes the cross-entropy between the agent's policy and that of the teammate,
-or the frozen teacher, that its option module says to imitate (Yang et al. 2021).
+"""MAPTF on MAPPO: the actors' loss is the clipped surrogate and the cross-entropy of their policies to those of the
+teammates, or frozen teachers, that their option modules say to imitate (Yang et al. 2021).
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class MAPTFMAPPO:
         seeds: one per member.
         teachers: K frozen policies, whose weights come with ``load_state_dict`` or from ``marl.teaching``.
 
-    Raises ``UserError`` for teachers whose actions are of another kind, and for networks that agents share, or that
-    have a memory: what they would answer at another agent's observation hangs on what they never saw.
+    Raises ``UserError`` for teachers whose actions are of another kind, for networks that agents share (there would be
+    nobody to imitate), and for networks with a memory (it would have to be of what another agent saw).
     """
 
     Config = MAPTFMAPPOConfig

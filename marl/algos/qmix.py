@@ -22,9 +22,9 @@ from marl.modules.optim import StackedAdam, step_together
 from marl.modules.reciprocity import ReciprocityConfig, make_reciprocity
 from marl.modules.stacked import Stacked
 from marl.modules.utilities import Utilities, UtilityValues
-from marl.ops.discrete import mask_logits
+from marl.ops.discrete import mask_logits, pick
 from marl.ops.exploration import epsilon_greedy
-from marl.ops.losses import masked_mean_sum
+from marl.ops.losses import masked_mean, row_mean
 from marl.ops.returns import lambda_returns, n_step_returns
 from marl.population import per_member
 from marl.streams import Streams
@@ -138,23 +138,18 @@ class QMIX:
         state = batch.state if batch.state is not None else joint_state(batch.obs)
         values = self.utilities.unroll(batch.obs)
         target = self.compute_target(batch, values.detach(), state)
-        taken = values[:, :, :-1].gather(-1, batch.action.unsqueeze(-1)).squeeze(-1)
+        taken = pick(values[:, :, :-1], batch.action)
         q = self.mix(self.mixer, taken, state[:, :-1])
-        error = (q - target).square()
-        norms = step_together(masked_mean_sum(error, filled), list(self.optimizers.values()))
+        loss = masked_mean((q - target).square(), filled)
+        norms = step_together(loss.sum(), list(self.optimizers.values()))
         self.updates += 1
         self.move_targets()
 
         agents = taken.shape[1]
-        count = filled.sum((-2, -1)).clamp(min=1)
-
-        def mean(x: Tensor) -> Tensor:
-            return (x.detach().masked_fill(~filled, 0.0).sum((-2, -1)) / count).expand(-1, agents)
-
         return {
-            "loss/critic": mean(error),
-            "value/q_mean": mean(q),
-            "value/target_mean": mean(target),
+            "loss/critic": loss.detach().expand(-1, agents),
+            "value/q_mean": row_mean(q, filled).expand(-1, agents),
+            "value/target_mean": row_mean(target, filled).expand(-1, agents),
             **self.reciprocity.metrics(filled.flatten(2)),
             "grad/critic_norm": norms[0].expand(-1, agents),
             "explore/epsilon": self.epsilon().squeeze(-1).expand(-1, agents),

@@ -68,7 +68,6 @@ class TD3:
         self.gamma, self.tau, self.noise = (per_member(configs, name) for name in ("gamma", "tau", "noise"))
         self.target_noise = per_member(configs, "target_noise").unsqueeze(-1)
         self.target_noise_clip = per_member(configs, "target_noise_clip").unsqueeze(-1)
-        self.policy_delay = config.policy_delay
         init = Streams(seeds, "init")
         n = spec.n_agents
         self.actor = StackedMLP(init, n, [spec.obs_size, *config.hidden, spec.action_size])
@@ -107,7 +106,7 @@ class TD3:
         q = self.critic(torch.cat([batch.obs, batch.action], dim=-1))
         critic_loss = (q - target.unsqueeze(-1)).square().sum(-1)
         critic_norm = self.critic_optimizer.step(sum_of_means(critic_loss, batch.valid))
-        if self.updates % self.policy_delay == 0:
+        if self.updates % self.config.policy_delay == 0:
             actor_loss = self.compute_loss_pi(batch)
             actor_norm = self.actor_optimizer.step(sum_of_means(actor_loss, batch.valid))
             self.target_critic.follow(self.critic, self.tau)

@@ -75,12 +75,12 @@ class Host:
 
 
 def ask(method: str, arguments: Sequence[Any], keywords: Mapping[str, Any] | None = None) -> bytes:
-    """What ``Host.answer`` answers."""
+    """A question to ``Host.answer``."""
     return dumps((method, tuple(arguments), dict(keywords or {})))
 
 
 def hear(answer: bytes, said: set[str]) -> Any:
-    """What ``Host.answer`` answered, as ``read`` has it; each warning that comes with it is said once."""
+    """The value in an answer of ``Host``; raises as ``read`` does. Each warning that comes along is said once."""
     outcome, notes = pickle.loads(answer)
     for note in notes:
         if note not in said:

@@ -13,9 +13,7 @@ class LocalEngine:
     """See ``Engine``. Arguments and results are handed over as they are, without a copy."""
 
     name = "local"
-
-    def __init__(self) -> None:
-        self.capacity = 1
+    capacity = 1
 
     def place(self, kind: Callable[..., object], *arguments: Any) -> _Worker:
         return _Worker(attempt(lambda: kind(*arguments)))

@@ -201,3 +201,15 @@ class VectorEnv(ABC):
 
     def close(self) -> None:
         """Release windows, processes and files."""
+
+
+def with_agents(env: VectorEnv, agents: int | None, why: str = "") -> VectorEnv:
+    """The environment, if it has as many agents as were asked for (None: any number).
+
+    Raises:
+        UserError: it has others, which ``why`` explains; it is closed.
+    """
+    if agents not in (None, env.spec.n_agents):
+        env.close()
+        raise UserError(f"{env.spec.id} has {env.spec.n_agents} agents, not {agents}{why}")
+    return env

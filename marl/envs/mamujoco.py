@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from marl.config import suggestion
-from marl.envs.base import EnvSpec, VectorEnv
+from marl.envs.base import EnvSpec, VectorEnv, with_agents
 from marl.envs.gym import ActionMap, box_size, check_limit, draw, import_module
 from marl.envs.mujoco import load_world, save_world
 from marl.envs.packing import generator_state, load_generator
@@ -149,10 +149,7 @@ class MaMuJoCo:
         id = f"mamujoco/{name}"
         build = functools.partial(MaMuJoCoCopy, id=id, name=name, options=options)
         env = make_copies(build, seeds=seeds, copies=copies, workers=workers)
-        if agents not in (None, env.spec.n_agents):
-            env.close()
-            raise UserError(f"{id} has {env.spec.n_agents} agents, not {agents}; the partition decides")
-        return env
+        return with_agents(env, agents, "; the partition decides")
 
 
 FAMILY = MaMuJoCo()

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from marl.envs.base import EnvSpec, VectorEnv
+from marl.envs.base import EnvSpec, VectorEnv, with_agents
 from marl.envs.gym import OWN, ActionMap, begin, box_size, flat, import_module, keeps_itself, number, returned
 from marl.envs.workers import make_copies
 from marl.types import State, UserError
@@ -166,12 +166,7 @@ class PettingZoo:
         id = f"pettingzoo/{name}"
         build = functools.partial(PettingZooCopy, id=id, module=name, options=options)
         env = make_copies(build, seeds=seeds, copies=copies, workers=workers)
-        if agents not in (None, env.spec.n_agents):
-            env.close()
-            raise UserError(
-                f"{id} has {env.spec.n_agents} agents, not {agents}; a keyword of its own may set the number"
-            )
-        return env
+        return with_agents(env, agents, "; a keyword of its own may set the number")
 
 
 FAMILY = PettingZoo()

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from marl.config import option, suggestion
-from marl.envs.base import EnvSpec, Step, VectorEnv
+from marl.envs.base import EnvSpec, Step, VectorEnv, with_agents
 from marl.streams import Streams
 from marl.types import State, UserError
 
@@ -350,10 +350,7 @@ class Probes:
     ) -> VectorEnv:
         if name not in PROBES:
             raise UserError(f"no environment 'probe/{name}'{suggestion(name, PROBES)}")
-        env = PROBES[name](seeds, copies, options)
-        if agents not in (None, env.spec.n_agents):
-            raise UserError(f"probe/{name} has {env.spec.n_agents} agents, not {agents}")
-        return env
+        return with_agents(PROBES[name](seeds, copies, options), agents)
 
 
 FAMILY = Probes()

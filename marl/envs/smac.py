@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from marl.config import suggestion
-from marl.envs.base import EnvSpec, VectorEnv
+from marl.envs.base import EnvSpec, VectorEnv, with_agents
 from marl.envs.copies import Dead
 from marl.envs.workers import make_copies
 from marl.types import State, UserError
@@ -190,7 +190,7 @@ class SmacCopy:
         return np.asarray(self.env.get_state(), np.float32)
 
     def outcome(self) -> np.ndarray:
-        """Whether the battle was won, and how many agents had nothing left to do but nothing: action 0."""
+        """Whether the battle was won, and how many agents are dead: they alone may take action 0."""
         return np.array([self.won, self._avail[:, 0].sum()], np.float32)
 
     def state_dict(self) -> State:
@@ -238,10 +238,7 @@ class Smac:
             SmacCopy, id=id, name=name, options=dict(options), folder=str(game_folder()), rules=rules
         )
         env = make_copies(build, seeds=seeds, copies=copies, workers=workers or len(seeds) * copies, timeout=TIMEOUT)
-        if agents not in (None, env.spec.n_agents):
-            env.close()
-            raise UserError(f"{id} has {env.spec.n_agents} agents, not {agents}; the map decides")
-        return env
+        return with_agents(env, agents, "; the map decides")
 
 
 FAMILY = Smac()

@@ -53,10 +53,10 @@ class Abreast(VectorEnv):
         return torch.cat([part.reset() for part in self.parts])
 
     def avail(self) -> Tensor | None:
-        return _join([part.avail() for part in self.parts])
+        return joined([part.avail() for part in self.parts])
 
     def state(self) -> Tensor | None:
-        return _join([part.state() for part in self.parts])
+        return joined([part.state() for part in self.parts])
 
     def step(self, action: Tensor) -> Step:
         self.step_async(action)
@@ -70,7 +70,7 @@ class Abreast(VectorEnv):
         steps = [part.step_wait() for part in self.parts]
         if any(step.lost is not None for step in steps):
             steps = [s if s.lost is not None else s._replace(lost=torch.zeros_like(s.done)) for s in steps]
-        return Step(*(_join(field) for field in zip(*steps, strict=True)))  # type: ignore[arg-type]
+        return Step(*(joined(field) for field in zip(*steps, strict=True)))  # type: ignore[arg-type]
 
     def state_dict(self) -> State:
         return {str(i): part.state_dict() for i, part in enumerate(self.parts)}
@@ -114,7 +114,7 @@ def _comparable(spec: EnvSpec, copies: int) -> dict[str, object]:
     return {name: x for name, x in values.items() if name not in ("id", "rules", "max_steps", "exact_state")}
 
 
-def _join(parts: Sequence[Tensor | None]) -> Tensor | None:
+def joined(parts: Sequence[Tensor | None]) -> Tensor | None:
     """Along the members; None where there is nothing."""
     there = [part for part in parts if part is not None]
     if len(there) == 1:

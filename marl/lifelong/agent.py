@@ -17,7 +17,7 @@ import torch
 from marl.classic.experiments.base import Row
 from marl.engines import Engine, Worker
 from marl.lifelong.crew import Crew
-from marl.lifelong.hub import Hub, Match
+from marl.lifelong.hub import Hub, Match, Traffic
 from marl.lifelong.options import LifelongOptions
 from marl.lifelong.records import Records
 from marl.lifelong.sequence import TaskSequence
@@ -161,7 +161,8 @@ class Team:
             self._record(k, [group.last])
         self.saved = [crew.ask([k], "share", [(group.last,)])[0] for k, group in enumerate(ended)]
         traffic = self.hub.traffic() if self.hub is not None else {}
-        total = [sum(traffic[name][::2]) if (name := f"agent_{i}") in traffic else 0 for i in range(self.plan.agents)]
+        counts = [traffic.get(f"agent_{i}", Traffic()) for i in range(self.plan.agents)]
+        total = [count.sent + count.received for count in counts]
         frames = [n for group in ended for n in group.last.frames]
         scores = torch.cat([group.scores for group in ended])
         self.records.end(scores, frames, sum(group.updates for group in ended), total)
@@ -224,7 +225,7 @@ class Team:
         return self.folder / f"saved-{number}"
 
     PARTS = ("sequence", "records")
-    NUMBERS = ("begun", "reached", "copies_made")
+    NUMBERS = ("begun", "copies_made")
 
     def state_dict(self) -> State:
         """Everything that changes. The hub is copied beside it: ``load_state_dict`` takes it back to this moment.

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from marl.algos.dqn import DQNConfig
 from marl.envs.base import EnvSpec
+from marl.lifelong.abreast import joined
 from marl.replay import Replay
 from marl.types import Batch, State
 
@@ -26,7 +27,7 @@ def extract(replay: Replay, member: int, newest: int | None = None) -> dict[str,
     ``head_obs`` is what was seen after the last step, ``final_obs`` what at episodes' ends. Of stacked frames each is
     there once; ``older_frames`` are those before an episode's first one.
     """
-    first = _oldest(replay)
+    first = replay.oldest
     if newest is not None:
         first = max(first, replay.written - max(newest // replay.copies, 1))
     slots = replay.read(first, replay.written)
@@ -52,8 +53,8 @@ def restored(bundle: Mapping[str, Tensor], config: DQNConfig, spec: EnvSpec, see
 
 def save_replay(replay: Replay) -> State:
     """Everything in it, as one state."""
-    start = _oldest(replay)
-    return {"state": replay.state_dict(), "start": start, "slots": replay.read(start, replay.written)}
+    slots = replay.read(replay.oldest, replay.written)
+    return {"state": replay.state_dict(), "start": replay.oldest, "slots": slots}
 
 
 def load_replay(replay: Replay, state: State) -> None:
@@ -67,7 +68,7 @@ def in_order(batches: Sequence[Batch], order: Sequence[int]) -> Batch:
     place = torch.tensor(order).argsort()
     if len(batches) == 1 and place.tolist() == list(range(len(place))):
         return batches[0]
-    fields = (_joined(parts) for parts in zip(*batches, strict=True))
+    fields = (joined(parts) for parts in zip(*batches, strict=True))
     return Batch(*(x if x is None else x[place] for x in fields))  # type: ignore[arg-type]
 
 
@@ -75,12 +76,3 @@ def parted(batch: Batch, parts: int) -> list[Batch]:
     """A batch as so many equal ones, one part of its rows after the other."""
     shares = (parts * [None] if x is None else x.chunk(parts, 2) for x in batch)
     return [Batch(*fields) for fields in zip(*shares, strict=True)]
-
-
-def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
-    there = [part for part in parts if part is not None]
-    return torch.cat(there) if there else None
-
-
-def _oldest(replay: Replay) -> int:
-    return max(replay.written - replay.capacity, 0)

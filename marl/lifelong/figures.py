@@ -26,7 +26,6 @@ from marl.lifelong.findings import (
     TRANSFER,
     WHOLE,
     Reference,
-    defined_mean,
     forgetting_of,
     reward_of,
     times_of,
@@ -34,7 +33,7 @@ from marl.lifelong.findings import (
     whole_time_of,
 )
 from marl.lifelong.measures import Measure, Row
-from marl.lifelong.metrics import LEVELS
+from marl.lifelong.metrics import LEVELS, defined_mean
 from marl.lifelong.options import LifelongOptions
 from marl.types import UserError
 
@@ -384,8 +383,6 @@ def _name_places(axes: Axes, labels: Sequence[str]) -> None:
 def _caption(options: LifelongOptions, reference: Reference) -> str:
     text = (
         "large marks: mean over seeds, with Student's 95 % interval; small marks: each seed; hollow, with an arrow: a "
-    )
-    text += (
         "lower bound, as so many % never arrived and count with the frames that they played; triangles: seeds with such"
     )
     left_out = [task for task, kept in zip(options.tasks, reference.defined, strict=True) if not kept]

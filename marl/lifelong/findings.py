@@ -18,6 +18,7 @@ from marl.lifelong.metrics import (
     Curve,
     agent_reward,
     agent_time,
+    defined_mean,
     forgetting,
     forward_transfer,
     normalised,
@@ -212,12 +213,6 @@ def whole_time_of(team: str, table: Table, options: LifelongOptions, reference: 
     runs = [[Curve(clock[s, i], after[s, i][:, kept]) for i in range(met.shape[1])] for s in range(len(met))]
     budget = met.shape[2] * reference.frames
     return agent_time(runs, reference.random[kept], reference.isolated.mean(0)[kept], budget, (WHOLE,))
-
-
-def defined_mean(values: Array) -> float:
-    """Of what is not nan; nan if nothing is."""
-    defined = values[~np.isnan(values)]
-    return float(defined.mean()) if len(defined) else float("nan")
 
 
 # ---- what is printed ----------------------------------------------------------------------------------------------

@@ -61,10 +61,10 @@ class Knowledge(NamedTuple):
 class Traffic(NamedTuple):
     """Bytes between one agent and the hub: tensors only, compressed as they travel and raw as they lie in memory."""
 
-    sent: int
-    sent_raw: int
-    received: int
-    received_raw: int
+    sent: int = 0
+    sent_raw: int = 0
+    received: int = 0
+    received_raw: int = 0
 
 
 class Hub:

@@ -40,7 +40,7 @@ class Measure(NamedTuple):
     Attributes:
         group, quantity, unit: see ``Row``.
         values: ``[S]``.
-        late: ``[S]``, the share of what a seed's value is the mean of that never arrived: above 0 a lower bound.
+        late: ``[S]``, the share that never arrived of what a seed's value is the mean of; above 0: a lower bound.
     """
 
     group: str

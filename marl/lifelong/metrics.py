@@ -65,7 +65,7 @@ def agent_reward(reward: Array, random: Array, isolated: Array) -> AgentReward:
     best = None
     if min(len(reward), len(isolated)) >= BEST_OF:
         best = normalised(agents[:BEST_OF].max(0), random, isolated[:BEST_OF].max(0))
-    return AgentReward(scores, _mean(scores), best)
+    return AgentReward(scores, defined_mean(scores), best)
 
 
 class AgentTime(NamedTuple):
@@ -184,7 +184,7 @@ def _area(curve: Curve, frames: float) -> float:
     return float(np.trapezoid(np.interp(grid, curve.frames, curve.reward), grid) / frames)
 
 
-def _mean(values: Array) -> float:
-    """Of what is defined; nan if nothing is."""
+def defined_mean(values: Array) -> float:
+    """Of what is not nan; nan if nothing is."""
     defined = values[~np.isnan(values)]
     return float(defined.mean()) if len(defined) else float("nan")

@@ -74,11 +74,11 @@ def draw(curves: Curves, options: LifelongOptions, command: str, out: Path) -> N
         _draw_totals(axes, curves, options, metric)
         axes.set_title(title, loc="left", fontsize=10)
     _draw_legend(figure, options, len(seeds))
-    text = "lines and large marks: mean over seeds; bands and bars: Student's 95 % interval; small marks: each seed; "
-    text += (
-        "arrows: lower bounds, as so many % never arrived; dotted: random policy; thin dashes: isolated agent, in the "
+    text = (
+        "lines and large marks: mean over seeds; bands and bars: Student's 95 % interval; small marks: each seed; "
+        "arrows: lower bounds, as so many % never arrived; dotted: random policy; thin dashes: isolated agent, "
+        "in the end"
     )
-    text += "end"
     text += "; diamonds: no EWC" if options.without_ewc else ""
     write_caption(figure, text, command)
     save(figure, out)

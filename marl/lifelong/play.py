@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, cast
+from typing import Any
 
 from torch import Tensor
 
-from marl.algos.common import Learner
+from marl.algos.common import Player
 from marl.envs import evaluation_options, make_env
 from marl.envs.base import EnvSpec, VectorEnv
 from marl.evaluation import Evaluator, OnStep
@@ -19,14 +19,6 @@ from marl.streams import Streams, derive
 from marl.types import Acted, View
 
 log = logging.getLogger("marl")
-
-
-class Player(Protocol):
-    """What it takes to play: the part of a learner that an evaluation uses."""
-
-    memory_size: int
-
-    def act(self, view: View, explore: bool) -> Acted: ...
 
 
 def mean_returns(
@@ -54,7 +46,7 @@ def mean_returns(
 
     evaluator = Evaluator(make)
     try:
-        played = evaluator(cast(Learner, player), watch)
+        played = evaluator(player, watch)
     finally:
         evaluator.close()
     for event in played.events:

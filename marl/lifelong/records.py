@@ -52,7 +52,7 @@ class Records:
         return fresh
 
     def repeat(self, state: State) -> None:
-        """Begin anew what had come to ``state``; to be called before the first round."""
+        """Before a first round played anew: ``take`` leaves out the rows that were given up to ``state``."""
         self.known = max(state["known"], state["counted"])
 
     def begin(self, tasks: Sequence[int]) -> None:

@@ -165,7 +165,7 @@ class Round:
         return lesson
 
     def _rehearse(self, batch: Batch, lesson: Tensor | None) -> None:
-        """Put transitions of one task that each agent met before, of each in turn, in the place of a batch's last."""
+        """Put transitions of one earlier task of each agent, in turn, in the place of a batch's last rows."""
         for i, mine in enumerate(self.past):
             if not mine or not self.rehearsed:
                 continue

@@ -64,10 +64,6 @@ class TaskSequence:
         """This round is over."""
         self.round += 1
 
-    def met(self, agent: int) -> list[int]:
-        """The different tasks that an agent has met up to now, this round's included, in the order of first meeting."""
-        return list(dict.fromkeys(self.table[: self.round + 1, agent].tolist()))
-
     def state_dict(self) -> State:
         return {"round": self.round, "table": self.table}
 

@@ -55,8 +55,8 @@ class Ended(NamedTuple):
 class Shard:
     """n agents as the members of one stacked DQN. What they know of all other agents comes from the hub.
 
-    Every round is ``identify``, ``begin``, ``advance`` until done, ``end``, ``share``. Each of them, asked once more
-    from the state before it, does the same once more.
+    Every round is ``identify``, ``begin``, ``advance`` until done, ``end``, ``share``. Called again from the state
+    before it, each of them does the same again.
 
     Args:
         options: of the run.

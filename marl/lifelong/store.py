@@ -48,7 +48,7 @@ class Entry(NamedTuple):
         task: 1, 2, ... in the order of the first meeting; never used twice.
         agent: who met it first.
         fingerprint: packed.
-        network, replay: names of files; None: not learnt; not learnt, or evicted.
+        network, replay: names of files; no network: not learnt; no replay: not learnt, or evicted.
         replay_size: bytes of the replay's file; 0 without one.
         score, learner: of who learnt it; minus infinity and empty: nobody.
         used: a clock that each publication and each fetch of any task advances, as read at this task's last.

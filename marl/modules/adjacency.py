@@ -48,11 +48,11 @@ class AdjacencySpace(ABC):
         """
 
     def apart(self) -> AdjacencySpace:
-        """The same for one of several critics that are asked one at a time; what it notes is of that one's states."""
+        """A space for one of several critics that are asked one at a time: it remembers that critic's states alone."""
         return self
 
     def state_dict(self) -> State:
-        """Under the same keys at all times: by them a state is told from that of another space."""
+        """Always has the same keys: they tell the states of different kinds of spaces apart."""
         return {}
 
     def load_state_dict(self, state: State) -> None:
@@ -267,7 +267,7 @@ class Ahead:
             self._drawn(pool.calls - len(pool.left), pool.shape, pool.device)
 
     def _drawn(self, calls: int, shape: tuple[int, ...], device: torch.device) -> list[tuple[Tensor, Tensor]]:
-        """Those of each call, the last one first."""
+        """The draws of so many calls, the last call's first."""
         groups, rows, width = shape
         ahead = self.streams.integers((rows - 1) * width, calls, groups, rows)
         following = torch.arange(width, (rows + 1) * width, width, device="cpu")
@@ -278,7 +278,7 @@ class Ahead:
 
 @dataclass(frozen=True)
 class Pool:
-    """What ``Ahead`` drew at once for so many calls, what is left of it, and the generators' states before."""
+    """What ``Ahead`` drew at once for ``calls`` calls: the draws ``left``, and the generators' states ``before``."""
 
     shape: tuple[int, ...] = ()
     device: torch.device = torch.device("cpu")

@@ -44,14 +44,8 @@ class QMixer(Stacked):
 
 
 class VDNMixer(nn.Module):
-    """Value decomposition (Sunehag et al. 2018): the sum. Called as ``QMixer`` is; has no parameters."""
+    """Value decomposition (Sunehag et al. 2018): the sum. Called as ``QMixer`` is; has no parameters to copy."""
 
     def forward(self, utilities: Tensor, state: Tensor | None = None) -> Tensor:
         """``[P, N, B]`` -> ``[P, B]``."""
         return utilities.sum(1)
-
-    def target_copy(self) -> VDNMixer:
-        return self
-
-    def follow(self, online: VDNMixer, tau: Tensor) -> None:
-        return

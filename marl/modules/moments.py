@@ -11,7 +11,7 @@ from marl.types import State
 class Moments:
     """Mean and variance of each coordinate over every row seen, merged batch by batch (Chan, Golub, LeVeque 1979).
 
-    Of batches that threads hand over at the same time one may be lost, but what is known stays of one piece.
+    Where threads update it at the same time a batch may be lost, but count, mean and variance fit together.
     """
 
     def __init__(self) -> None:

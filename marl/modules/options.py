@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +20,9 @@ from marl.config import option
 from marl.envs.base import EnvSpec
 from marl.modules.optim import StackedAdam, step_together
 from marl.modules.stacked import Stacked, StackedMLP
-from marl.ops.discrete import mask_logits
+from marl.ops.discrete import mask_logits, pick
 from marl.ops.losses import masked_mean
+from marl.population import per_member
 from marl.streams import Streams
 from marl.types import State
 
@@ -87,9 +89,7 @@ class OptionModule:
         obs_mask: Tensor,
         teachers: int = 0,
     ) -> None:
-        def each(name: str) -> Tensor:
-            return torch.tensor([float(getattr(c, name)) for c in configs]).view(-1, 1, 1)
-
+        each = partial(per_member, configs)
         self.config, self.gamma, self.obs_mask = configs[0], gamma, obs_mask
         self.weight, self.fade, self.greedy, self.xi = each("weight"), each("fade"), each("greedy"), each("xi")
         self.reconstruction = each("reconstruction")
@@ -131,11 +131,6 @@ class OptionModule:
     def beta(self, features: Tensor) -> Tensor:
         """Probability that each option ends: ``[P, N, B, K]`` -> ``[P, N, B, O]``."""
         return torch.sigmoid(self.nets["termination_heads"](torch.relu(self.nets["termination"](features))))
-
-    @torch.no_grad()
-    def ranking(self, obs: Tensor) -> Tensor:
-        """What imitating each agent and teacher is worth: ``[P, N, B, D]`` -> ``[P, N, B, O]``."""
-        return self.values(self.embed(obs))
 
     def option(self, memory: Tensor) -> Tensor:
         """The options noted as ``choose`` does, ``[P, N, B, 1]`` -> ``[P, N, B]`` int64; one's own where none was."""
@@ -263,11 +258,6 @@ class OptionModule:
             target.load_state_dict(state["targets"][name])
         self.chance.load_state_dict(state["chance"])
         self.episodes, self.updates = state["episodes"].clone(), state["updates"]
-
-
-def pick(x: Tensor, option: Tensor) -> Tensor:
-    """Each row's entry for its option: ``[P, N, B, O]`` -> ``[P, N, B]``."""
-    return x.gather(-1, option.unsqueeze(-1)).squeeze(-1)
 
 
 def whom(outputs: Tensor, option: Tensor) -> Tensor:

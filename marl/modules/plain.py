@@ -40,7 +40,7 @@ class Critics:
     def ask(self, j: int, i: int, state: Tensor, groups: int, own: bool = False) -> Tensor:
         """Critic j at agent i's state ``[B, D]`` of G: ``[B, *]``; raises ``UserError`` where that fits no other's.
 
-        Its own true state is answered to the bit as the host would have it answered.
+        With ``own`` it is called as the host would call it, to the bit: without shortcuts.
         """
         i, home = i % groups, j % groups
         entries = [entries[i] if i == home else _like(entries[i], entries[home]) for entries in self.rest]

@@ -10,6 +10,7 @@ from torch import Tensor
 from marl.envs.base import EnvSpec
 from marl.modules.conv import ConvName, ConvStack, stack_for
 from marl.modules.stacked import StackedMLP
+from marl.ops.discrete import pick
 from marl.streams import Streams
 
 
@@ -94,4 +95,4 @@ class ActionValues:
 
 def worth(network: QNetwork, states: Tensor, action: Tensor) -> Tensor:
     """Q(s, a): ``[P, N, B, D]`` and int64 ``[P, N, B]`` -> ``[P, N, B]``."""
-    return network(states).gather(-1, action.unsqueeze(-1)).squeeze(-1)
+    return pick(network(states), action)

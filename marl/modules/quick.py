@@ -66,7 +66,7 @@ _LOCK = threading.Lock()
 
 
 def _chain(chain: nn.Sequential, input: Any) -> Any:
-    """What it answers."""
+    """What the chain answers, each ReLU writing over what the linear layer before it has made."""
     if _as_ever(chain, nn.Sequential):
         return type(chain).forward(chain, input)
     fresh = False
@@ -78,12 +78,12 @@ def _chain(chain: nn.Sequential, input: Any) -> Any:
 
 
 def _layer(layer: nn.Linear, input: Tensor) -> Tensor:
-    """What it answers."""
+    """What the layer answers, by oneDNN."""
     return type(layer).forward(layer, input) if _as_ever(layer, nn.Linear) else linear(layer, input)
 
 
 def _as_ever(part: nn.Module, kind: type[nn.Module]) -> bool:
-    """This call is for somebody else: it may be differentiated or compiled; or the part has become another."""
+    """Whether this call takes no shortcut: it may be differentiated or compiled, or the part is of another kind now."""
     return torch.is_grad_enabled() or torch.compiler.is_compiling() or type(part) is not kind
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from marl.modules.recurrent import StackedRNN
 from marl.modules.stacked import StackedMLP
+from marl.ops.discrete import pick
 from marl.streams import Streams
 from marl.types import State
 
@@ -34,7 +35,7 @@ class Utilities:
         self, init: Streams, obs_mask: Tensor, actions: int, hidden: Sequence[int], recurrent: bool, shared: bool
     ) -> None:
         agents, width = obs_mask.shape
-        self.recurrent, self.memory_size = recurrent, hidden[0] if recurrent else 0
+        self.memory_size = hidden[0] if recurrent else 0
         self.names = torch.eye(agents) if shared and agents > 1 else torch.zeros(agents, 0)
         networks, n_in = (1 if shared else agents), width + self.names.shape[1]
         self.network: StackedRNN | StackedMLP
@@ -126,4 +127,4 @@ class UtilityValues:
     def _worth(self, states: Tensor, action: Tensor) -> Tensor:
         """The values of ``action`` ``[P, N, T, B]`` after the first moment."""
         values = self.utilities.unroll(states.unflatten(2, (-1, action.shape[-1])))[:, :, 1:]
-        return values.gather(-1, action.unsqueeze(-1)).squeeze(-1).flatten(2)
+        return pick(values, action).flatten(2)

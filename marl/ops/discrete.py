@@ -21,9 +21,14 @@ def per_agent(mask: Tensor, like: Tensor) -> Tensor:
     return mask.view(len(mask), *[1] * (like.dim() - 3), -1) if mask.dim() == 2 else mask
 
 
+def pick(x: Tensor, index: Tensor) -> Tensor:
+    """Each row's entry of that index: ``[..., A]`` and int64 ``[...]`` -> ``[...]``."""
+    return x.gather(-1, index.unsqueeze(-1)).squeeze(-1)
+
+
 def log_prob(logits: Tensor, action: Tensor) -> Tensor:
     """Log-probability of each action: ``[..., A]`` and int64 ``[...]`` -> ``[...]``."""
-    return log_softmax(logits, dim=-1).gather(-1, action.unsqueeze(-1)).squeeze(-1)
+    return pick(log_softmax(logits, dim=-1), action)
 
 
 def entropy(logits: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ def sum_of_means(x: Tensor, valid: Tensor | None = None) -> Tensor:
         x: ``[P, N, B]`` a loss for each row.
         valid: bool of that shape, False where a row does not count; None: all do.
     """
-    return x.sum() / x.shape[-1] if valid is None else masked_mean_sum(x, valid)
+    return x.sum() / x.shape[-1] if valid is None else masked_mean(x, valid).sum()
 
 
 def row_mean(x: Tensor, valid: Tensor | None) -> Tensor:
@@ -31,11 +31,6 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     """
     mask = mask.expand_as(x)
     return x.masked_fill(~mask, 0.0).flatten(2).sum(-1) / mask.flatten(2).sum(-1).clamp(min=1)
-
-
-def masked_mean_sum(x: Tensor, mask: Tensor) -> Tensor:
-    """``masked_mean``, then sum over P and N: the loss of stacked networks on padded batches."""
-    return masked_mean(x, mask).sum()
 
 
 def clipped_surrogate(logp: Tensor, old_logp: Tensor, advantage: Tensor, clip: Tensor) -> Tensor:

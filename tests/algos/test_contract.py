@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from marl import registry
+from marl.algos.common import following
 from marl.config import replace, settings
 from marl.envs.base import EnvSpec, Step
 from marl.log import METRICS
-from marl.loop import following, random_actions
+from marl.loop import random_actions
 from marl.streams import Streams
 from marl.types import Acted, State, UserError, View
 

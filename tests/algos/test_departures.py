@@ -9,8 +9,9 @@ import torch
 from test_contract import CASES, COPIES, Case, choose, leaves, look, make
 
 from marl import registry
+from marl.algos.common import following
 from marl.envs.base import Step
-from marl.loop import following, random_actions
+from marl.loop import random_actions
 from marl.streams import Streams
 from marl.types import Acted
 

@@ -14,12 +14,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from marl.algos.common import following
 from marl.algos.dqn import DQN, DQNConfig
 from marl.config import replace
 from marl.envs import make_env
 from marl.envs.base import EnvSpec, VectorEnv
 from marl.envs.probes import PROBES, Probe
-from marl.loop import following, random_actions
+from marl.loop import random_actions
 from marl.modules.q_values import QNetwork
 from marl.replay import Replay
 from marl.streams import Streams

@@ -12,11 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from marl.algos.common import following
 from marl.algos.mappo import MAPPO, MAPPOConfig
 from marl.config import replace
 from marl.envs import make_env
 from marl.envs.probes import PROBES, Probe, ProbeOptions
-from marl.loop import first_view, following, interact
+from marl.loop import first_view, interact
 from marl.rollout import Rollout
 from marl.types import View
 

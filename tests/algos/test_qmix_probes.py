@@ -14,13 +14,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from marl.algos.common import following
 from marl.algos.qmix import QMIX, QMIXConfig, joint_state
 from marl.config import replace
 from marl.envs import make_env
 from marl.envs.base import EnvSpec, Step, VectorEnv
 from marl.envs.probes import PROBES, Probe
 from marl.episodes import Episodes
-from marl.loop import first_view, following
+from marl.loop import first_view
 from marl.types import State
 
 GAMMA = 0.8

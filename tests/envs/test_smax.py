@@ -81,7 +81,7 @@ def test_every_map_of_the_package_is_listed_and_importing_it_prints_nothing(capf
 @needs_jaxmarl
 @pytest.mark.parametrize(("agents", "options"), [(4, {}), (None, {"max_steps": 0})])
 def test_numbers_that_do_not_fit_are_refused(agents: int | None, options: dict[str, int]) -> None:
-    with pytest.raises(UserError, match=r"3 agents, got 4|1 or more, got 0"):
+    with pytest.raises(UserError, match=r"3 agents, not 4|1 or more, got 0"):
         make_env("smax/3m", agents=agents, options=options)
 
 

@@ -46,14 +46,14 @@ def test_uniform_draws_are_uniform_and_may_repeat():
     assert again == pytest.approx(1 / 3, abs=0.025)
 
 
-def test_rounds_pass_one_by_one_and_an_agent_knows_what_it_met():
+def test_rounds_pass_one_by_one():
     sequence = TaskSequence(2, 1, 3, "uniform", 0)
     sequence.table = torch.tensor([[1], [1], [0]])
     seen = []
     while not sequence.finished:
-        seen.append((sequence.now(), sequence.met(0)))
+        seen.append(sequence.now())
         sequence.advance()
-    assert seen == [([1], [1]), ([1], [1]), ([0], [1, 0])]
+    assert seen == [[1], [1], [0]]
     with pytest.raises(IndexError):
         sequence.now()
 

@@ -119,8 +119,8 @@ def test_the_better_teacher_ranks_higher():
         reward=torch.tensor([[[0.0, 0, 1, 0], [0, 0, 0, 1]]]),
         taken=torch.tensor([[0, 0], [0, 0], [1, 1], [1, 1]]).bool().expand(1, 2, -1, -1),
     )
-    ranking = module.ranking(states(0, agents=2))[0, :, 0]
-    torch.testing.assert_close(ranking, torch.tensor([[0.5, 0.0], [0.0, 0.5]]), atol=0.02, rtol=0)
+    worth = module.values(module.embed(states(0, agents=2)))[0, :, 0]
+    torch.testing.assert_close(worth, torch.tensor([[0.5, 0.0], [0.0, 0.5]]), atol=0.02, rtol=0)
 
 
 def test_every_option_that_would_have_done_the_same_learns_from_it():

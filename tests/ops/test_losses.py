@@ -7,7 +7,7 @@ import torch
 
 from marl import registry
 from marl.config import check_ranges, replace
-from marl.ops.losses import clipped_surrogate, clipped_value_loss, huber, masked_mean_sum, sum_of_means
+from marl.ops.losses import clipped_surrogate, clipped_value_loss, huber, masked_mean, sum_of_means
 from marl.types import UserError
 
 
@@ -30,7 +30,7 @@ def test_each_network_sees_the_gradient_it_would_see_alone():
 def test_rows_that_do_not_count_change_nothing_whatever_they_hold():
     x = torch.tensor([[[1.0, 3.0, torch.nan], [10.0, 5.0, 5.0]]], requires_grad=True)
     mask = torch.tensor([[[True, True, False], [True, False, False]]])
-    loss = masked_mean_sum(x, mask)
+    loss = sum_of_means(x, mask)
     assert loss.item() == 12.0  # (1 + 3) / 2 + 10
     (gradient,) = torch.autograd.grad(loss, x)
     assert gradient.tolist() == [[[0.5, 0.5, 0.0], [1.0, 0.0, 0.0]]]
@@ -39,8 +39,8 @@ def test_rows_that_do_not_count_change_nothing_whatever_they_hold():
 def test_a_mask_of_all_agents_spreads_and_rows_may_have_two_dimensions():
     x = torch.arange(8.0).view(1, 2, 2, 2)
     mask = torch.tensor([[True, True], [True, False]])  # rows 0, 1, 2 of 0 .. 3 and of 4 .. 7: means 1 and 5
-    assert masked_mean_sum(x, mask).item() == 6.0
-    assert masked_mean_sum(x, torch.zeros(1, 1, 2, 2, dtype=torch.bool)).item() == 0.0
+    assert masked_mean(x, mask).tolist() == [[1.0, 5.0]]
+    assert masked_mean(x, torch.zeros(1, 1, 2, 2, dtype=torch.bool)).tolist() == [[0.0, 0.0]]
 
 
 def surrogate(ratio: float, advantage: float) -> tuple[float, float]:

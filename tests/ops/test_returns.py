@@ -158,7 +158,7 @@ def random_sequence(seed: int, steps: int = 6, copies: int = 3) -> tuple[torch.T
     done = terminated | (torch.rand(shape, generator=g) < 0.2)
     following = torch.cat([value[:, :, 1:], cut_value[:, :, :1]], dim=2)
     gamma, lam = torch.rand(2, 2, 1, 1, generator=g, dtype=torch.float64)
-    return reward, value, torch.where(done, cut_value, following), terminated, done, gamma[:, None], lam[:, None]
+    return reward, value, torch.where(done, cut_value, following), terminated, done, gamma, lam
 
 
 @given(st.integers(0, 10_000))

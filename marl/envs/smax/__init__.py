@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from marl.config import check_ranges, suggestion
-from marl.envs.base import VectorEnv
+from marl.envs.base import VectorEnv, with_agents
 from marl.envs.smax.options import SmaxOptions
 from marl.types import UserError
 
@@ -47,10 +47,7 @@ class Smax:
         check_ranges(options)
         from marl.envs.smax.env import SmaxEnv  # only now, so that listing the maps waits for nothing
 
-        env = SmaxEnv(name, seeds=seeds, copies=copies, options=options)
-        if agents not in (None, env.spec.n_agents):
-            raise UserError(f"smax/{name} has {env.spec.n_agents} agents, got {agents}")
-        return env
+        return with_agents(SmaxEnv(name, seeds=seeds, copies=copies, options=options), agents)
 
 
 FAMILY = Smax()
