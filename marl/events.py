@@ -36,7 +36,8 @@ class EventFile:
         self._file = RecordWriter((folder / f"events.out.tfevents.{index:010d}.marl").open("xb"))
         self._add(0, file_version="brain.Event:2")
         if purge is not None:
-            self._add(purge, session_log={"status": "START"})
+            for _ in range(2):  # TensorBoard's reader in Python takes the first START of a run for no restart
+                self._add(purge, session_log={"status": "START"})
 
     def scalar(self, step: int, tag: str, value: float) -> None:
         self._add(step, summary=self._summary(value=[{"tag": tag, "simple_value": value}]))

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import csv
 import itertools
+import json
 import logging
 import shlex
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from marl.config import suggestion
+from marl import registry
+from marl.config import suggestion, to_json
 from marl.drawing import band_style, line_style, new_figure, save, tidy, write_caption
 from marl.log import COLUMNS, CSV, METRICS, member_settings
 from marl.runfolder import PARTS, read_training
@@ -132,10 +135,14 @@ def _groups(seeds: list[_Seed]) -> dict[str, list[_Seed]]:
     settings = [{key: str(value) for key, value in seed.settings.items() if key != "seed"} for seed in seeds]
 
     def differs(name: str) -> bool:
-        """A setting that one algorithm has and another has not says nothing that their names do not say."""
-        holders = {(each.get("algorithm"), name in each) for each in settings}
-        some_lack_it = len(holders) > len({algorithm for algorithm, _ in holders})
-        return some_lack_it or len({each[name] for each in settings if name in each}) > 1
+        """What an algorithm or environment brings with it, and others lack or have otherwise, their names say."""
+        holders = {((each.get("algorithm"), each.get("environment")), name in each) for each in settings}
+        some_lack_it = len(holders) > len({names for names, _ in holders})
+        values = {(each.get("algorithm", ""), each[name]) for each in settings if name in each}
+        by_default = len(values) == len({algorithm for algorithm, _ in values}) and all(
+            _defaults(algorithm).get(name) == value for algorithm, value in values
+        )
+        return some_lack_it or (len({value for _, value in values}) > 1 and not by_default)
 
     differing = [name for name in dict.fromkeys(name for each in settings for name in each) if differs(name)]
     groups: dict[str, list[_Seed]] = {}
@@ -154,6 +161,15 @@ def _groups(seeds: list[_Seed]) -> dict[str, list[_Seed]]:
                 parts.append(f"{name} = {each[name]}")
         groups.setdefault(", ".join(parts), []).append(seed)
     return groups
+
+
+def _defaults(algorithm: str) -> dict[str, str]:
+    """An algorithm's settings where none is given; empty for one that is not known here."""
+    try:
+        config = json.loads(json.dumps(to_json(registry.algorithm(algorithm).Config())))
+    except UserError:
+        return {}
+    return {name: str(value) for name, value in member_settings({"config": config}, "").items()}
 
 
 class _Summary(NamedTuple):
@@ -193,10 +209,21 @@ def _draw(
     )
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     tidy(axes)
-    axes.legend(loc="best", fontsize=9, framealpha=0.8, edgecolor="none")
+    _write_legend(figure, axes)
     command = shlex.join(["marl", "plot", *map(str, runs), "--metric", metric])
     write_caption(figure, _legend_of_lines(counts), command)
     return figure
+
+
+def _write_legend(figure: Any, axes: Any) -> None:
+    """Among the curves; above them, in lines as wide as the picture, where an entry would cover most of them."""
+    handles, labels = axes.get_legend_handles_labels()
+    if max(map(len, labels)) <= 60:
+        axes.legend(loc="best", fontsize=9, framealpha=0.8, edgecolor="none")
+        return
+    wrapped = [textwrap.fill(label, 100, break_on_hyphens=False) for label in labels]
+    figure.set_figheight(figure.get_figheight() + 0.18 * "\n".join([*wrapped, ""]).count("\n"))
+    figure.legend(handles, wrapped, loc="outside upper left", fontsize=9, frameon=False)
 
 
 def _legend_of_lines(counts: dict[str, int]) -> str:

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from tensorboard.backend.event_processing import plugin_event_accumulator
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from marl.log import METRICS, Recorder, member_settings, tag
@@ -164,6 +165,9 @@ def test_steps_beyond_the_checkpoint_leave_tensorboard_even_before_they_are_reac
     write_steps(resumed, [15])
     resumed.close()
     assert [step for step, _ in series(tmp_path, "replay/size")] == [10, 15]
+    # What `tensorboard` itself reads with where its data server has no binary, on ARM for one.
+    reader = plugin_event_accumulator.EventAccumulator(str(tmp_path / "tensorboard" / MEMBERS[0])).Reload()
+    assert [event.step for event in reader.Tensors(tag("replay/size"))] == [10, 15]
 
 
 def test_a_run_that_died_before_its_first_rows_were_saved_has_them_once(tmp_path):

@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 import torch
 
+from marl import registry
+from marl.config import to_json
 from marl.drawing import COLOURS
 from marl.log import Recorder
 from marl.plot import plot
@@ -105,6 +107,43 @@ def test_the_picture_shows_one_colour_per_group(tmp_path):
     first, second, third = (pixels(colour) for colour in COLOURS[:3])
     assert len(first) > 500 and len(second) > 500 and len(third) == 0
     assert first.min() < second.min() and first.mean() < second.mean()  # the better group is higher up
+
+
+def test_a_long_entry_of_the_legend_stands_above_the_curves_and_takes_no_width_from_them(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr("marl.plot.save", lambda figure, out: figures.append(figure))
+    settings = {f"a_setting_with_a_long_name_{i}": i for i in range(9)}
+    runs = [
+        make_run(tmp_path / "a", [1.0], config=settings),
+        make_run(tmp_path / "b", [3.0], algorithm="td3", config={name: i + 1 for name, i in settings.items()}),
+    ]
+    plot(runs, tmp_path / "c.png")
+    (figure,) = figures
+    figure.canvas.draw()
+    (axes,), (legend,) = figure.axes, figure.legends
+    box, entries = axes.get_window_extent(), legend.get_window_extent()
+    assert box.width > 0.8 * figure.bbox.width and box.height > 0.5 * 5 * figure.dpi
+    assert entries.y0 > box.y1 and entries.x0 >= 0 and entries.x1 <= figure.bbox.width
+    first = legend.get_texts()[0].get_text().replace("\n", " ")
+    assert first.startswith("MADDPG, a_setting_with_a_long_name_0 = 0, ") and first.endswith("_8 = 8 (1 seed)")
+
+
+def test_defaults_in_which_two_algorithms_differ_are_not_named_and_what_was_chosen_is(tmp_path):
+    configs = {name: to_json(registry.algorithm(name).Config()) for name in ("maddpg", "mappo")}
+    assert configs["maddpg"]["gamma"] != configs["mappo"]["gamma"]
+    runs = [make_run(tmp_path / name, [1.0], algorithm=name, config=config) for name, config in configs.items()]
+    assert [row.group for row in plot(runs, tmp_path / "c.png")[1]] == ["MADDPG", "MAPPO"]
+    with_peers = {**configs["mappo"], "reciprocity": {**configs["mappo"]["reciprocity"], "kappa": 0.5}}
+    runs[1] = make_run(tmp_path / "peers", [1.0], algorithm="mappo", config=with_peers)
+    labels = [row.group for row in plot(runs, tmp_path / "c.png")[1]]
+    assert labels == ["MADDPG, reciprocity.kappa = 0.0", "MAPPO, reciprocity.kappa = 0.5"]
+
+
+def test_settings_that_only_one_of_two_environments_has_are_not_named(tmp_path):
+    runs = [make_run(tmp_path / "a", [1.0]), make_run(tmp_path / "b", [3.0])]
+    write_config(runs[1], {**read_config(runs[1]), "environment": "gym/y", "env": {"frame_skip": 4}})
+    _, table = plot(runs, tmp_path / "c.png")
+    assert [row.group for row in table] == ["MADDPG, mpe/x", "MADDPG, gym/y"]
 
 
 def test_the_caption_is_the_command_even_where_a_name_has_a_space(tmp_path, monkeypatch):
