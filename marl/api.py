@@ -25,12 +25,14 @@ from marl.runfolder import check_target, new_run, to_make
 from marl.session import Session, begin, read_recipe, reopen
 from marl.sources import at_step, origin
 from marl.sources import teachers as frozen
+from marl.surroundings import plain_torch
 from marl.terminal import progress_bar, say, say_how_to_go_on, say_where
 from marl.types import UserError, View
 
 RETURN_UNIT = METRICS["eval/return_mean"].member_unit
 
 
+@plain_torch()
 def train(
     algorithm: str,
     environment: str,
@@ -97,6 +99,7 @@ def train(
     return session.folder
 
 
+@plain_torch()
 def resume(run: str | Path, *, steps: int | None = None, address: str | None = None, progress: bool = False) -> Path:
     """Go on with a run from its last checkpoint, to the same bits as if it had never stopped.
 
@@ -147,6 +150,7 @@ def _bar(training: Training, progress: bool) -> Iterator[Callable[..., None]]:
         yield show
 
 
+@plain_torch()
 def evaluate(
     run: str | Path,
     episodes: int = 100,
@@ -241,6 +245,7 @@ class Team:
         name: the member's.
     """
 
+    @plain_torch()
     def __init__(self, run: Path, member: int | str) -> None:
         """As ``load``."""
         self.run, self.member = run, member_number(run, member)
@@ -252,11 +257,13 @@ class Team:
         self.name, self._members = recipe.members[self._member].name, len(recipe.members)
         self.reset()
 
+    @plain_torch()
     def reset(self) -> None:
         """Forget the episode so far; to be called before a new one."""
         size = self._learner.memory_size
         self._memory = torch.zeros(self._members, self.spec.n_agents, 1, size) if size else None
 
+    @plain_torch()
     def act(
         self, obs: Mapping[str, Any] | Sequence[Any], avail: Mapping[str, Any] | Sequence[Any] | None = None
     ) -> Any:
@@ -311,5 +318,8 @@ class Team:
 
 
 def load(run: str | Path, member: int | str = 0) -> Team:
-    """The newest team of one member of a run, its number or name; raises ``UserError`` where there is none."""
+    """The newest team of one member of a run, its number or name; raises ``UserError`` where there is none.
+
+    From then on torch computes with the run's number of threads, on which the bits of actions depend.
+    """
     return Team(Path(run), member)

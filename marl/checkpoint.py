@@ -134,7 +134,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, keep: int = 2) -> None:
-        self.folder = folder
+        self.folder = folder.absolute()  # of now, wherever the process goes later
         self.keep = keep
         self._kept: list[Manifest] = []
 

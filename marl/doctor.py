@@ -17,7 +17,7 @@ DISTRIBUTION = "marl-reciprocity"
 
 RECORDED = (
     *("torch", "numpy", "scipy", "numba", "gymnasium", "pettingzoo", "mpe2", "mujoco", "safetensors", "tensorboard"),
-    *("gymnasium-robotics", "jax", "jaxlib", "jaxmarl"),
+    *("gymnasium-robotics", "jax", "jaxlib", "jaxmarl", "ale-py", "minatar"),
 )
 """Distributions whose versions every run records: its numbers may depend on them."""
 

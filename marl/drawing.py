@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from marl.runfolder import check_target, explain_disk_errors, write_atomically
+from marl.runfolder import check_target, explain_disk_errors, spelt, write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,7 +54,7 @@ def tidy(axes: Axes) -> None:
 def write_caption(figure: Figure, text: str, command: str) -> None:
     """Below the picture: what its lines mean, and the command that draws it, in lines as wide as the picture."""
     wide = int(0.97 * figure.get_figwidth() / CHARACTER)
-    lines = [part for each in (text, command) for part in textwrap.wrap(each, wide, break_on_hyphens=False)]
+    lines = [part for each in (text, command) for part in textwrap.wrap(spelt(each), wide, break_on_hyphens=False)]
     about = {"fontsize": CAPTION_SIZE, "color": "0.4", "family": "monospace"}
     figure.supxlabel("\n".join(lines), x=0.01, ha="left", **about)
 

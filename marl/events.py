@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from marl.runfolder import spelt
+
 
 def csv_text(rows: Iterable[Sequence[Any]]) -> bytes:
     """CSV lines; floats are written so that equal bits give equal text and the text gives the bits back."""
@@ -45,13 +47,13 @@ class EventFile:
     def text(self, tag: str, markdown: str) -> None:
         from torch.utils.tensorboard.summary import text
 
-        self._add(0, summary=text(tag, markdown))
+        self._add(0, summary=text(tag, spelt(markdown)))
 
     def hyper_parameters(self, values: Mapping[str, Any], metrics: Sequence[str]) -> None:
         """What the HPARAMS page shows; the metrics are looked up among the scalars."""
         from torch.utils.tensorboard.summary import hparams
 
-        plain = {key: value if isinstance(value, float | int | str) else str(value) for key, value in values.items()}
+        plain = {key: value if isinstance(value, float | int) else spelt(str(value)) for key, value in values.items()}
         for part in hparams(plain, dict.fromkeys(metrics, 0.0)):
             self._add(0, summary=part)
 

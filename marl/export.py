@@ -26,6 +26,7 @@ from marl.policies import Policy, policy_of
 from marl.recipe import load_learner
 from marl.runfolder import explain_disk_errors, write_atomically
 from marl.session import read_recipe
+from marl.surroundings import plain_torch
 from marl.types import UserError
 
 PYTHON = "policy.py"
@@ -91,6 +92,7 @@ class Exported(NamedTuple):
     script: str
 
 
+@plain_torch()
 def export(
     run: Path, agent: str | None = None, member: int = 0, out: Path | str | None = None, form: str = "safetensors"
 ) -> Exported:

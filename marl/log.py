@@ -109,7 +109,7 @@ class Recorder:
     """
 
     def __init__(self, folder: Path, members: Sequence[str], agents: Sequence[str]) -> None:
-        self.folder = folder
+        self.folder = folder.absolute()  # of now, wherever the process goes later
         self.members = list(members)
         self.agents = list(agents)
         self._step = -1

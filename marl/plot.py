@@ -115,6 +115,8 @@ def read_metrics(run: Path) -> Iterator[dict[str, str]]:
             yield from filter(None, map(_row, file))
     except FileNotFoundError:
         raise UserError(f"{run} has no {CSV}: nothing was recorded yet") from None
+    except OSError as error:
+        raise UserError(f"{run / CSV} cannot be read: {error.strerror}") from None
 
 
 def _row(line: str) -> dict[str, str] | None:

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
 
+from marl.types import UserError
+
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "NUMBA_NUM_THREADS")
 """Environment variables that say with how many threads libraries compute; each process has one."""
 
@@ -43,6 +45,13 @@ def quiet_start() -> Iterator[None]:
                 os.environ.pop(name)
                 if value is not None:
                     os.environ[name] = value
+
+
+def start(process: BaseProcess) -> None:
+    """Start it; raises ``UserError`` in a daemonic process, which Python lets start none."""
+    if multiprocessing.current_process().daemon:
+        raise UserError("this process is a daemon of multiprocessing and may start no workers; expected daemon=False")
+    process.start()
 
 
 def how_it_ended(process: BaseProcess) -> str:

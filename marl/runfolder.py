@@ -72,8 +72,9 @@ def new_run(algorithm: str, environment: str, folder: Path | None = None) -> Pat
                 return candidate
         raise UserError(f"{RUNS / name} and 998 folders like it exist; name one with --run FOLDER")
     with explain_disk_errors(folder, "the run was not started"):
-        if folder.exists() and not folder.is_dir():
-            raise UserError(f"{folder} is a file; --run expects a folder that does not exist yet")
+        if os.path.lexists(folder) and not folder.is_dir():
+            what = "a file" if folder.exists() else "a link to nothing"
+            raise UserError(f"{folder} is {what}; --run expects a folder that does not exist yet")
         if (folder / CONFIG).exists():
             raise UserError(f"{folder} already holds a run; to go on with it: {resume_command(folder)}")
         if folder.is_dir() and any(path.name != LOCK for path in folder.iterdir()):
@@ -115,8 +116,9 @@ def lock(folder: Path) -> Iterator[None]:
         raise UserError(f"run folder {folder} is in use by process {owner or '(starting)'}") from None
     _held.add(descriptor)
     try:
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        with explain_disk_errors(folder, "the run was not locked"):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         yield
     finally:
         if descriptor in _held:  # gone in a forked child
@@ -165,6 +167,11 @@ def resume_command(folder: Path) -> str:
 def watch_command(folder: Path) -> str:
     """What a user types to see a run's curves."""
     return shlex.join(["tensorboard", "--logdir", str(folder / "tensorboard")])
+
+
+def spelt(text: str) -> str:
+    """The text with what is no Unicode (of a folder's name, say) spelt out, for what takes nothing else."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _nearby(folder: Path) -> str:
@@ -219,7 +226,8 @@ def explain_disk_errors(folder: Path, consequence: str) -> Iterator[None]:
     except OSError as error:
         full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         place = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
-        if error.errno not in (*full, *place):
+        handles = (errno.EMFILE, errno.ENFILE)
+        if error.errno not in (*full, *place, *handles):
             raise
         free = f" ({size(free_space(folder))} free)" if error.errno in full else ""
         raise UserError(f"{folder}: {error.strerror}{free}: {consequence}") from error

@@ -72,7 +72,7 @@ def begin(
         checkpoints = Checkpoints(folder / "checkpoints")
         checkpoints.save(0, training.state_dict(), training.buffer)
         write_config(folder, recipe.to_json() | about(command, env.spec))
-        yield _ready(stack, recipe, training, checkpoints)
+        yield _ready(stack, recipe, folder, training, checkpoints)
 
 
 @contextlib.contextmanager
@@ -106,7 +106,7 @@ def reopen(folder: Path, steps: int | None, note: Callable[[str], None]) -> Iter
             env.events()  # says the same
             note(f"note: the state of {env.spec.id} could not be saved; new episodes start")
             training.restart_episodes()
-        yield _ready(stack, recipe, training, checkpoints)
+        yield _ready(stack, recipe, folder, training, checkpoints)
 
 
 def read_recipe(folder: Path) -> Recipe:
@@ -157,12 +157,13 @@ def _assemble(
     return Training(recipe.loop, recipe.seeds, env, learner, buffer, recorder, view)
 
 
-def _ready(stack: contextlib.ExitStack, recipe: Recipe, training: Training, checkpoints: Checkpoints) -> Session:
+def _ready(
+    stack: contextlib.ExitStack, recipe: Recipe, folder: Path, training: Training, checkpoints: Checkpoints
+) -> Session:
     evaluator = None
     if recipe.loop.eval_every:
         evaluator = Evaluator(lambda: recipe.make_env(recipe.loop.eval_episodes, purpose="eval"))
         stack.callback(evaluator.close)
-    folder = training.recorder.folder
     if training.steps == 0:
         training.recorder.describe(read_config(folder))
     return Session(folder, training, checkpoints, evaluator)

@@ -54,6 +54,31 @@ def say_where(place: str, finished: bool) -> None:
     say(f"finished at {place}; --steps gives it a later end" if finished else f"going on from {place}")
 
 
+class _Stderr:
+    """Stderr as it is at each call. What it cannot take (there is none, its reader is gone, its disk is full) is left
+    unsaid: a run does not end for want of somebody to tell.
+    """
+
+    def write(self, text: str) -> None:
+        self._tried("write", text)
+
+    def flush(self) -> None:
+        self._tried("flush")
+
+    def isatty(self) -> bool:
+        return bool(self._tried("isatty"))
+
+    def _tried(self, method: str, *arguments: str) -> Any:
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # none or a plain one; no room; closed
+            return getattr(sys.stderr, method)(*arguments)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)
+
+
+STDERR: Any = _Stderr()
+
+
 class Bar(tqdm):
     """One without the thread that tqdm adds, which would stay when the bar is gone and makes a later fork unsafe."""
 
@@ -73,11 +98,12 @@ def progress_bar(total: int | None, initial: int, unit: str, visible: bool, late
         visible: False: nothing is shown.
         late: nothing is shown of what is over before a second line would come.
     """
-    rarely = 0.2 if sys.stderr.isatty() else 10.0  # seconds between lines; a log file needs few
+    rarely = 0.2 if STDERR.isatty() else 10.0  # seconds between lines; a log file needs few
     return Bar(
         total=total,
         initial=initial,
         unit=unit,
+        file=STDERR,
         disable=not visible,
         dynamic_ncols=True,
         delay=rarely if late else 0.0,
@@ -88,4 +114,4 @@ def progress_bar(total: int | None, initial: int, unit: str, visible: bool, late
 
 def say(line: str) -> None:
     """One line for people, above the progress bar if there is one."""
-    tqdm.write(line, file=sys.stderr)
+    tqdm.write(line, file=STDERR)

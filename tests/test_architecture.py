@@ -18,7 +18,7 @@ MAX_LINES = 400
 
 ROOMS: tuple[tuple[str, ...], ...] = (
     ("marl.types",),
-    ("marl.streams", "marl.config", "marl.pickling", "marl.finite", "marl.processes"),
+    ("marl.streams", "marl.config", "marl.pickling", "marl.finite", "marl.processes", "marl.surroundings"),
     ("marl.registry", "marl.population", "marl.envs.base"),
     ("marl.ops",),
     ("marl.modules",),

@@ -246,6 +246,15 @@ def test_a_members_settings_are_the_common_ones_with_its_own_sweep():
     }
 
 
+def test_a_command_that_is_no_unicode_is_described_nevertheless(tmp_path):
+    recorder = Recorder(tmp_path, MEMBERS, AGENTS)
+    old = "runs/caf\udce9"  # a folder's name in Latin-1
+    recorder.describe({**CONFIG, "command": f"marl train --run {old}", "init": {"given": old}})
+    recorder.close()
+    (page,) = events(tmp_path).Tensors("configuration/text_summary")
+    assert b"--run runs/caf\\udce9" in page.tensor_proto.string_val[0]
+
+
 def test_describe_writes_a_text_page_and_hyper_parameters_for_each_member(tmp_path):
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 

@@ -205,6 +205,19 @@ def test_letters_that_the_font_lacks_are_no_matter_for_the_terminal(tmp_path):
     assert plot([run], tmp_path / "c.png").path.exists()
 
 
+def test_the_caption_spells_out_a_name_that_is_no_unicode(tmp_path):
+    run = make_run(tmp_path / "caf\udce9", [1.0])  # an old folder's name, in Latin-1
+    assert plot([run], tmp_path / "p.png").path.exists()
+
+
+def test_numbers_that_cannot_be_read_are_one_line(tmp_path):
+    run = make_run(tmp_path / "run", [1.0])
+    (run / "metrics.csv").unlink()
+    (run / "metrics.csv").mkdir()
+    with pytest.raises(UserError, match=r"run/metrics\.csv cannot be read: Is a directory$"):
+        plot([run], tmp_path / "p.png")
+
+
 def test_trouble_is_one_line_that_names_the_nearest_choice(tmp_path):
     run = make_run(tmp_path / "r", [4.0])
     with pytest.raises(UserError, match="no metric 'eval/return'; did you mean 'eval/return_"):

@@ -1,5 +1,6 @@
 """A run's folder: never overwritten, never shared by two writers."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -63,6 +64,14 @@ def test_what_a_killed_run_left_is_deleted_only_if_it_never_made_a_step(tmp_path
     (tmp_path / "lock").rename(tmp_path / ".lock")
     assert new_run("td3", "gym/x", tmp_path) == tmp_path
     assert not (tmp_path / "metrics.csv").exists() and not list((tmp_path / "checkpoints").iterdir())
+
+
+def test_a_link_that_leads_nowhere_is_one_line(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for name in ("link", "loop"):
+        with pytest.raises(UserError, match=f"{name} is a link to nothing; --run expects"):
+            new_run("td3", "gym/x", tmp_path / name)
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc"), reason="needs a file system that takes no folders")
@@ -140,6 +149,19 @@ def test_a_worker_that_outlives_its_killed_trainer_does_not_hold_the_lock(tmp_pa
             pass
     finally:
         os.kill(child, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EMFILE])
+def test_a_lock_for_which_there_is_no_room_or_handle_is_one_line(number, tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "pwrite", fail)
+    with pytest.raises(UserError, match=rf"{os.strerror(number)}.*: the run was not locked$"), lock(tmp_path):
+        pass
+    monkeypatch.undo()
+    with lock(tmp_path):  # nobody holds it
+        pass
 
 
 def test_the_lock_holds_within_one_process_as_well_and_ends_with_its_block(tmp_path):

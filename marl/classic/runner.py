@@ -20,7 +20,7 @@ from typing import Any
 from marl.classic.experiments.base import Experiment, Housed
 from marl.classic.results import SEEDS, SeedLog
 from marl.classic.storage import load_state, save_state
-from marl.processes import die_with_parent, how_it_ended, quiet_start
+from marl.processes import die_with_parent, how_it_ended, quiet_start, start
 from marl.runfolder import explain_disk_errors
 from marl.terminal import Interrupted, stop_requests
 from marl.types import State, UserError
@@ -126,7 +126,7 @@ class _Worker:
         self.connection, there = context.Pipe()
         self.process = context.Process(target=_serve, args=(there, *job))  # no daemon: those may not start processes
         with quiet_start():
-            self.process.start()
+            start(self.process)
         there.close()  # so that the end of the process is the end of the pipe
         self.alive = True
         self.asked = False

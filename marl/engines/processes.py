@@ -20,7 +20,7 @@ from marl.doctor import cores
 from marl.engines.base import Call, Gone
 from marl.engines.host import Host, ask, hear
 from marl.pickling import dumps
-from marl.processes import die_with_parent, how_it_ended, keep_memory, quiet_start
+from marl.processes import die_with_parent, how_it_ended, keep_memory, quiet_start, start
 
 
 class ProcessEngine:
@@ -77,7 +77,7 @@ class _Worker:
         self.connection, there = context.Pipe()
         self.process = context.Process(target=_live, args=(there,))  # no daemon: those may not start processes
         with quiet_start():
-            self.process.start()
+            start(self.process)
         there.close()  # so that the end of the process is the end of the pipe
         self.end: str | None = None
         self.said = said

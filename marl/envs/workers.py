@@ -21,7 +21,7 @@ import torch
 from marl.envs.base import EnvSpec
 from marl.envs.copies import Build, CopiesEnv, Dead, LocalPool, Moment, Pool, Sight, copy_seeds
 from marl.pickling import dumps
-from marl.processes import signals_held
+from marl.processes import signals_held, start
 from marl.streams import derive
 from marl.types import State, UserError
 
@@ -65,7 +65,7 @@ class Worker:
             # The fork server has no handler of its own before it has torch. What is there is closed here, so that the
             # end of the process is the end of the pipe.
             with there, signals_held(signal.SIGINT):
-                self.process.start()
+                start(self.process)
         except BaseException:  # Ctrl-C: at its end this process would wait for a worker that nobody tells to stop
             self.stop()
             raise
@@ -244,6 +244,16 @@ def _context() -> Any:
 
 
 _CONTEXT = _context()
+
+
+def _without_server() -> None:
+    """A forked process is no parent of the fork server that its parent has started, and cannot ask it."""
+    global _CONTEXT
+    _CONTEXT = multiprocessing.get_context("spawn")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_without_server)
 
 
 def _serve(connection: Connection, job: bytes) -> None:
