@@ -297,7 +297,9 @@ def list_(arguments: Sequence[str]) -> None:
     for kind, names in found.items():
         print(f"{kind}:", *names, sep="\n  ")
     print("experiments: marl classic --list; lifelong agents: marl lifelong --help")
-    print("also: gym/ANY-GYMNASIUM-ID, pettingzoo/ANY.PARALLEL.MODULE, mujoco/ANY-MUJOCO-ID")
+    print(
+        "also: gym/ANY-GYMNASIUM-ID, pettingzoo/ANY-PETTINGZOO-ID, pettingzoo/ANY.PARALLEL.MODULE, mujoco/ANY-MUJOCO-ID"
+    )
 
 
 def plot(arguments: Sequence[str]) -> None:

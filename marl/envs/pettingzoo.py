@@ -1,26 +1,25 @@
-"""Any PettingZoo parallel environment by the name of its module: ``pettingzoo/pettingzoo.butterfly.pistonball_v6``."""
+"""Any PettingZoo parallel environment: ``pettingzoo/butterfly/pistonball-v6`` or, by its module, ``pettingzoo/my_game``."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from marl.config import suggestion
 from marl.envs.base import EnvSpec, VectorEnv, with_agents
 from marl.envs.gym import OWN, ActionMap, begin, box_size, flat, import_module, keeps_itself, number, returned
 from marl.envs.workers import make_copies
 from marl.types import State, UserError
 
-MODULES = (
-    "pettingzoo.butterfly.cooperative_pong_v6",
-    "pettingzoo.butterfly.knights_archers_zombies_v11",
-    "pettingzoo.butterfly.pistonball_v6",
-    "pettingzoo.sisl.multiwalker_v9",
-    "pettingzoo.sisl.pursuit_v5",
+PUBLISHED = (
+    *("butterfly/cooperative_pong-v6", "butterfly/knights_archers_zombies-v11", "butterfly/pistonball-v6"),
+    *("sisl/multiwalker-v9", "sisl/pursuit-v5"),
 )
-"""What ``marl list`` shows; any module with ``parallel_env(**keywords)`` will do."""
+"""What ``marl list`` shows; any other id in PettingZoo's registry and any module with ``parallel_env`` will do."""
 
 RETURNS = {
     "reset": ("observations", "infos"),
@@ -40,18 +39,18 @@ class PettingZooCopy:
     Args:
         seed: of its generator.
         id: the full name, with the family.
-        module: where ``parallel_env`` is.
+        name: its id in PettingZoo's registry, or the module where ``parallel_env`` is.
         options: its keywords.
 
     Raises:
-        UserError: for a module that cannot be imported or has no ``parallel_env``, wrong keywords, or spaces of other
+        UserError: for an unknown id, a module that cannot be imported or has no ``parallel_env``, wrong keywords, or spaces of other
             kinds; out of ``reset`` and ``step``, for other values than ``RETURNS``, an observation that is not of its
             space's size, a reward that is not one number, or an agent that comes late; for a ``reset`` that takes no
             seed.
     """
 
-    def __init__(self, seed: int, id: str, module: str, options: Mapping[str, Any]) -> None:
-        self.env = _make(id, module, options)
+    def __init__(self, seed: int, id: str, name: str, options: Mapping[str, Any]) -> None:
+        self.env = _make(id, name, options)
         if not hasattr(self.env, "possible_agents"):
             raise UserError(
                 f"{id}: expected possible_agents, all the agents that there may be; the environment has none"
@@ -129,12 +128,8 @@ def _limit(world: Any) -> int | None:
     return own if own is not None else getattr(getattr(world, "env", None), "max_cycles", None)
 
 
-def _make(id: str, module: str, options: Mapping[str, Any]) -> Any:
-    group = module.split(".")[1] if module.startswith("pettingzoo.") and module.count(".") > 1 else ""
-    hint = f"; pip install 'pettingzoo[{group}]'" if group else ""
-    build = getattr(import_module(id, module, hint), "parallel_env", None)
-    if build is None:
-        raise UserError(f"{id}: the module {module!r} has no parallel_env(...)")
+def _make(id: str, name: str, options: Mapping[str, Any]) -> Any:
+    module, build = _builder(id, name)
     try:
         env = build(**options)
         modes = env.metadata.get("render_modes", ())
@@ -147,24 +142,46 @@ def _make(id: str, module: str, options: Mapping[str, Any]) -> Any:
             env = build(**options, render_mode="rgb_array")
         return env
     except ImportError as error:
-        raise UserError(f"{id}: cannot import {module!r} ({' '.join(str(error).split())}){hint}") from None
+        reason = " ".join(str(error).split())
+        raise UserError(f"{id}: cannot import {module!r} ({reason}){_hint(module)}") from None
     except TypeError as error:
         raise UserError(f"{id} does not take these keywords: {' '.join(str(error).split())}") from None
 
 
+def _builder(id: str, name: str) -> tuple[str, Callable[..., Any]]:
+    """The module that an environment is from, and what makes it."""
+    import pettingzoo
+
+    published = pettingzoo.parallel_registry
+    if "/" in name and name not in published:
+        raise UserError(f"no environment {id!r} in PettingZoo's registry{suggestion(name, published)}")
+    entry, keywords = (published[name].entry_point, published[name].kwargs) if name in published else (name, {})
+    module, _, attribute = entry.partition(":")
+    build = getattr(import_module(id, module, _hint(module)), attribute or "parallel_env", None)
+    if build is None:
+        raise UserError(f"{id}: the module {module!r} has no parallel_env(...)")
+    return module, functools.partial(build, **keywords)
+
+
+def _hint(module: str) -> str:
+    """How to install what one of PettingZoo's own modules needs."""
+    own = re.match(r"pettingzoo\.(\w+)\.", module)
+    return f"; pip install 'pettingzoo[{own[1]}]'" if own else ""
+
+
 class PettingZoo:
-    """``pettingzoo/MODULE``: every keyword of ``--env.X`` is handed to the module's ``parallel_env``."""
+    """``pettingzoo/ID`` and ``pettingzoo/MODULE``: every keyword of ``--env.X`` is handed to the game."""
 
     options: type | None = None
 
     def names(self) -> Sequence[str]:
-        return MODULES
+        return PUBLISHED
 
     def make(
         self, name: str, *, seeds: Sequence[int], copies: int, agents: int | None, workers: int, options: Any
     ) -> VectorEnv:
         id = f"pettingzoo/{name}"
-        build = functools.partial(PettingZooCopy, id=id, module=name, options=options)
+        build = functools.partial(PettingZooCopy, id=id, name=name, options=options)
         env = make_copies(build, seeds=seeds, copies=copies, workers=workers)
         return with_agents(env, agents, "; a keyword of its own may set the number")
 

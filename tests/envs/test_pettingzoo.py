@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import sys
 import types
+import warnings
 from typing import Any, ClassVar
 
 import numpy as np
+import pettingzoo
 import pytest
 import torch
 from gymnasium.spaces import Box, Dict, Discrete
+from pettingzoo import AECEnv, ParallelEnv
+from pettingzoo.utils.conversions import aec_to_parallel
 
 from marl.envs import make_env
 from marl.envs.check import check_env
+from marl.envs.pettingzoo import PUBLISHED
 from marl.types import UserError
-
-pytest.importorskip("pettingzoo")
-from pettingzoo import AECEnv, ParallelEnv
-from pettingzoo.utils.conversions import aec_to_parallel
 
 
 class Relay(ParallelEnv):
@@ -322,9 +323,24 @@ def test_it_can_be_drawn_without_asking() -> None:
     assert (env.render() == 1).all()
 
 
+def test_an_id_of_the_registry_is_the_game_that_pettingzoo_makes_of_it() -> None:
+    env = make_env("pettingzoo/sisl/pursuit-v5", options={"n_pursuers": 3, "max_cycles": 7})
+    own = pettingzoo.make("parallel", "sisl/pursuit-v5", n_pursuers=3, max_cycles=7)
+    assert env.spec.agents == tuple(own.possible_agents) == ("pursuer_0", "pursuer_1", "pursuer_2")
+    assert (env.spec.action_sizes, env.spec.obs_sizes, env.spec.max_steps) == ((5, 5, 5), (7 * 7 * 3,) * 3, 7)
+
+
+def test_every_listed_id_is_in_the_registry_and_its_module_warns_of_nothing() -> None:
+    assert set(PUBLISHED) <= set(pettingzoo.parallel_registry)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DeprecationWarning)
+        make_env("pettingzoo/sisl/pursuit-v5")
+
+
 @pytest.mark.parametrize(
     ("module", "options", "message"),
     [
+        ("sisl/pursuit-v4", {}, r"no environment 'pettingzoo/sisl/pursuit-v4' in .*registry.*sisl/pursuit-v5"),
         ("no_such_module", {}, "cannot import 'no_such_module'"),
         ("empty_module", {}, "the module 'empty_module' has no parallel_env"),
         ("", {}, r"cannot import '' \(ValueError: Empty module name\)"),
