@@ -1,4 +1,4 @@
-"""Any PettingZoo parallel environment: ``pettingzoo/butterfly/pistonball-v6`` or, by its module, ``pettingzoo/my_game``."""
+"""Any PettingZoo parallel environment, by its id in PettingZoo's registry or by the module that makes it."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ class PettingZooCopy:
         options: its keywords.
 
     Raises:
-        UserError: for an unknown id, a module that cannot be imported or has no ``parallel_env``, wrong keywords, or spaces of other
-            kinds; out of ``reset`` and ``step``, for other values than ``RETURNS``, an observation that is not of its
-            space's size, a reward that is not one number, or an agent that comes late; for a ``reset`` that takes no
-            seed.
+        UserError: for an unknown id, a module that cannot be imported or has no ``parallel_env``, wrong keywords, or
+            spaces of other kinds; out of ``reset`` and ``step``, for other values than ``RETURNS``, an observation that
+            is not of its space's size, a reward that is not one number, or an agent that comes late; for a ``reset``
+            that takes no seed.
     """
 
     def __init__(self, seed: int, id: str, name: str, options: Mapping[str, Any]) -> None:
