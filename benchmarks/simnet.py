@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from marl.cli import keep_memory
 from marl.envs.atari import GAMES as ATARI
 from marl.envs.small import GAMES as SMALL
-from marl.lifelong.simnet import FRAMES, Calibration, Fingerprint, confusion_matrix, fingerprints
+from marl.lifelong.simnet import STEPS, Calibration, Fingerprint, confusion_matrix, fingerprints
 
 SUITES = {
     "small": ([f"small/{name}" for name in SMALL], 5),
@@ -29,23 +29,23 @@ SUITES = {
 Prints = dict[str, list[Fingerprint]]
 
 
-def by_task(tasks: Sequence[str], seeds: Sequence[int], frames: int) -> Prints:
+def by_task(tasks: Sequence[str], seeds: Sequence[int], steps: int) -> Prints:
     """Fingerprints of every task for every seed."""
-    prints = fingerprints([task for task in tasks for _ in seeds], [*seeds] * len(tasks), frames)
+    prints = fingerprints([task for task in tasks for _ in seeds], [*seeds] * len(tasks), steps)
     return {task: prints[i * len(seeds) : (i + 1) * len(seeds)] for i, task in enumerate(tasks)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("suite", choices=SUITES)
-    parser.add_argument("--frames", type=int, default=FRAMES)
+    parser.add_argument("--frames", dest="steps", type=int, default=STEPS, help="Environment steps.")
     chosen = parser.parse_args()
     keep_memory()  # as `marl train` does
     tasks, count = SUITES[chosen.suite]
     begin = time.perf_counter()
-    calibrating = by_task(tasks, range(100, 100 + count), chosen.frames)
+    calibrating = by_task(tasks, range(100, 100 + count), chosen.steps)
     seconds = time.perf_counter() - begin
-    asked = by_task(tasks, range(200, 200 + count), chosen.frames)
+    asked = by_task(tasks, range(200, 200 + count), chosen.steps)
     calibration, own = Calibration.of(calibrating), Calibration.of(asked)
     print(confusion_matrix(asked, calibration.threshold).table(), end="\n\n")
     print(f"{len(tasks) * count} SimNets as one population: {seconds:.0f} s")

@@ -138,6 +138,11 @@ class Checkpoints:
         self.keep = keep
         self._kept: list[Manifest] = []
 
+    @classmethod
+    def of(cls, run: Path) -> Checkpoints:
+        """Those in a run's folder."""
+        return cls(run / "checkpoints")
+
     def save(self, step: int, state: State, journal: Journal | None = None) -> Path:
         """Write the checkpoint of ``step`` and return its manifest's path.
 

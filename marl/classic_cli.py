@@ -1,4 +1,4 @@
-"""``marl classic``, ``marl lifelong`` and how both are resumed: experiments, in a run folder like every other."""
+"""``marl classic``, and what ``marl lifelong`` and ``marl resume`` share with it: experiments in a run folder."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import logging
 import math
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from marl.classic.figure import draw
 from marl.classic.results import FORMAT, RESULTS, check_seeds, merge, read_results, read_run, summarise
 from marl.classic.runner import run, run_in_turn
 from marl.doctor import cores, versions
-from marl.parser import Parser, add_settings, free_options, make_parser, print_json, reader
+from marl.parser import Parser, add_settings, make_parser, print_json, reader
 from marl.runfolder import lock, new_run, to_make, watch_command, write_config
 from marl.terminal import progress_bar, say_how_to_go_on
 from marl.types import UserError
@@ -35,16 +35,6 @@ Run an experiment with a tabular or linear method, once for each seed, and draw 
 and tensorboard/. Stop it at any time; `marl resume FOLDER` goes on, to the same numbers.
 """
 
-LIFELONG_HELP = """\
-Agents that learn one task after another, are not told which, and share what they learn through a hub.
-
-  marl lifelong small/catch,small/gather,small/shoot --agents 3 --seeds 0 1 2
-  marl lifelong small/catch,small/gather --agents 3 --isolated
-
-The isolated agent runs too, as the measure of the others. The folder gets results.csv, findings.csv, lifelong.png and
-tensorboard/. Stop it at any time; `marl resume FOLDER` goes on, to the same numbers.
-"""
-
 
 def classic(arguments: Sequence[str]) -> None:
     """The command ``marl classic``."""
@@ -55,74 +45,29 @@ def classic(arguments: Sequence[str]) -> None:
     if name in ELSEWHERE:
         raise UserError(f"{name} has a command of its own: marl {name} --help")
     kind = experiment(name)
-    parser = _parser("classic", [("NAME", "experiment, for example coop-lsvi")], f"{name}: {EXPERIMENTS[name].about}.")
+    about = f"{name}: {EXPERIMENTS[name].about}."
+    parser = experiment_parser("classic", "NAME", ("NAME", "experiment, for example coop-lsvi"), about)
     parser.usage = f"marl classic {name} [options]"
     add_settings(parser, name, kind.Options, {})
     given = vars(parser.parse(arguments))
-    _start("classic", name, given, arguments)
+    start(given.pop("name"), name, given, given.pop("workers"), arguments)
 
 
-def lifelong(arguments: Sequence[str]) -> None:
-    """The command ``marl lifelong``."""
-    parser = _parser("lifelong", [("TASKS", "environments with equal spaces, commas between them")], LIFELONG_HELP)
-    kind = experiment("lifelong").Options
-    defaults = {setting.name: cfg.get(kind(), setting.name) for setting in cfg.settings(kind)}
-    add_settings(parser, "lifelong agents", kind, defaults, without=["tasks", "env", "workers"], sweeps=False)
-    asks = bool({"-h", "--help"} & {*arguments})
-    if not arguments or arguments[0].startswith("-"):
-        if not asks:
-            raise UserError("expected: marl lifelong TASKS --agents N [options]")
-        parser.print_help()
-        return
-    tasks = tuple(arguments[0].split(","))
-    env, rest = _task_options(parser, tasks, _with_yes(arguments, ("--isolated", "--without-ewc")))
-    if asks:
-        parser.print_help()
-        return
-    given = vars(parser.parse(rest))
-    env |= {name.removeprefix("env."): given.pop(name) for name in list(given) if name.startswith("env.")}
-    own: dict[str, Any] = {}
-    if (engine := given.get("engine", "local")) != "local":  # a resumed run has as many, wherever it goes on
-        own["workers"] = given.pop("workers") or (cores() if engine == "processes" else None)
-    _start("lifelong", "lifelong", given | {"name": None, "tasks": tasks, "env": env}, arguments, own)
-
-
-def _with_yes(words: Sequence[str], flags: Sequence[str]) -> list[str]:
-    """The words, with ``yes`` behind each of these flags that has no value."""
-    bare = [word in flags and follower.startswith("-") for word, follower in zip(words, [*words[1:], "-"], strict=True)]
-    return [f"{word}=yes" if alone else word for word, alone in zip(words, bare, strict=True)]
-
-
-def _task_options(parser: Parser, tasks: Sequence[str], words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """Let the parser know the options of the tasks' family; or, where it has none of its own, those given and the rest
-    of the words."""
-    from marl.envs import family_of
-
-    options = family_of(tasks[0]).options
-    if options is None:
-        return free_options(words)
-    add_settings(parser, f"{tasks[0].partition('/')[0]}/*", options, {}, "env.")
-    return {}, list(words)
-
-
-def _start(
-    command: str, name: str, given: dict[str, Any], arguments: Sequence[str], more: Mapping[str, Any] | None = None
-) -> None:
-    """Make the folder of the experiment that the command line asks for, and run it; ``more`` of its options."""
+def start(name: str, label: str, given: dict[str, Any], workers: int | None, arguments: Sequence[str]) -> None:
+    """Make the folder of the experiment that the command line asks for, and run it; ``label`` is part of its name."""
     kind = experiment(name)
-    folder, seeds, workers = given.pop("run"), given.pop("seeds"), given.pop("workers", None)
-    as_json, quiet, _ = (given.pop(word) for word in ("json", "quiet", "name"))
+    folder, seeds, as_json, quiet = (given.pop(word) for word in ("run", "seeds", "json", "quiet"))
     options = kind.Options()
-    for setting, value in {**given, **(more or {})}.items():
+    for setting, value in given.items():
         options = cfg.replace(options, setting, value)
     cfg.check_ranges(options)
     check_seeds(seeds)
     with _silence():  # the processes that run it say the same
         kind(options, seeds[0])  # raises for options that make no sense together
 
+    command = name if name in ELSEWHERE else "classic"
     made_from = {"format": FORMAT, "experiment": name, "options": cfg.to_json(options), "seeds": seeds}
     made_from |= {"command": shlex.join(["marl", command, *arguments]), "versions": versions()}
-    label = name if command == "classic" else options.tasks[0].partition("/")[0]
     resume(_make(folder, command, label, made_from), workers, not quiet, as_json)
 
 
@@ -183,7 +128,7 @@ def resume(folder: Path, workers: int | None, progress: bool, as_json: bool, add
 
 
 def _without_name(arguments: Sequence[str]) -> None:
-    parser = _parser("classic", [("NAME", "experiment, a name of --list")], HELP)
+    parser = experiment_parser("classic", "NAME", ("NAME", "experiment, a name of --list"), HELP)
     parser.add_argument("--list", action="store_true", help="The experiments that there are.")
     if {"-h", "--help"} & {*arguments}:
         parser.print_help()
@@ -199,10 +144,10 @@ def _without_name(arguments: Sequence[str]) -> None:
         print(f"{name}: {text}")
 
 
-def _parser(command: str, positional: Sequence[tuple[str, str]], text: str) -> Parser:
-    """The options that every experiment has."""
-    parser = make_parser(command, text, positional)
-    where = f"runs/{command}-{'NAME' if command == 'classic' else 'FAMILY'}-TIME"
+def experiment_parser(command: str, label: str, positional: tuple[str, str], text: str) -> Parser:
+    """The options that every experiment has; ``label`` stands for that of ``start``."""
+    parser = make_parser(command, text, [positional])
+    where = f"runs/{command}-{label}-TIME"
     parser.add_argument("--run", type=to_make, metavar="FOLDER", help=f"Folder to make. Default: {where}.")
     parser.add_argument(
         "--seeds",

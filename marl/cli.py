@@ -150,12 +150,6 @@ def classic(arguments: Sequence[str]) -> None:
     classic_cli.classic(arguments)
 
 
-def lifelong(arguments: Sequence[str]) -> None:
-    from marl import classic_cli
-
-    classic_cli.lifelong(arguments)
-
-
 def resume(arguments: Sequence[str]) -> None:
     from marl import classic_cli
 
@@ -343,7 +337,7 @@ def doctor(arguments: Sequence[str]) -> None:
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
     "train": (train, "train a population from scratch"),
     "classic": (classic, "run an experiment with a tabular or linear method"),
-    "lifelong": (lifelong, "agents that learn task after task and share what they learn"),
+    "lifelong": (lifelong_cli.lifelong, "agents that learn task after task and share what they learn"),
     "resume": (resume, "go on with a run from its last checkpoint"),
     "evaluate": (evaluate, "play a run's newest policies, film them"),
     "export": (export, "one agent's policy as a file that runs without marl"),

@@ -13,11 +13,12 @@ import math
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 from marl.types import UserError
 
 T = TypeVar("T")
+EngineName: TypeAlias = Literal["local", "processes", "ray"]
 
 
 def option(default: Any, help: str, sweep: bool = False, least: float | None = None, most: float = math.inf) -> Any:
@@ -238,7 +239,7 @@ class LoopConfig:
     steps: int = option(1_000_000, "Environment steps per member: one copy advancing once, all agents acting, is one.")
     agents: int | None = option(None, "Number of agents where the environment leaves it open; none: its own default.")
     copies: int = option(1, "Copies of the environment that each member steps at once.")
-    engine: Literal["local", "processes", "ray"] = option(
+    engine: EngineName = option(
         "local", "Where the members train: in this process, or shared among processes or the nodes of a Ray cluster."
     )
     address: str | None = option(None, "HOST:PORT of the Ray cluster to join.")

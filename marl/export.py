@@ -19,13 +19,12 @@ import safetensors.torch
 import torch
 
 from marl import exported, parts
-from marl.config import suggestion
 from marl.doctor import DISTRIBUTION, installed
-from marl.envs.base import EnvSpec
 from marl.policies import Policy, policy_of
 from marl.recipe import load_learner
 from marl.runfolder import explain_disk_errors, write_atomically
 from marl.session import read_recipe
+from marl.sources import agent_number
 from marl.surroundings import plain_torch
 from marl.types import UserError
 
@@ -118,7 +117,9 @@ def export(
     home, local = parts.home(run, member)
     recipe = read_recipe(home)
     spec = recipe.spec()
-    i = _agent(agent, spec)
+    if agent is None and spec.n_agents > 1:
+        raise UserError(f"--agent: expected one of {', '.join(spec.agents)}, or a number")
+    i = 0 if agent is None else agent_number(agent, spec, f"--agent {agent}: no such agent")
     step, learner = load_learner(home, recipe, spec)
     policy = policy_of(learner, spec, local, i)
     name = recipe.members[local].name
@@ -132,18 +133,6 @@ def export(
     contents = [data, f"{json.dumps(about | sums, indent=2)}\n".encode(), inspect.getsource(exported).encode()]
     _write(folder, dict(zip(names, contents, strict=True)))
     return Exported(folder, names, script(policy, kind))
-
-
-def _agent(text: str | None, spec: EnvSpec) -> int:
-    if text is None and spec.n_agents == 1:
-        return 0
-    if text is None:
-        raise UserError(f"--agent: expected one of {', '.join(spec.agents)}, or a number")
-    if text in spec.agents:
-        return spec.agents.index(text)
-    if text.isdecimal() and int(text) < spec.n_agents:
-        return int(text)
-    raise UserError(f"--agent {text}: no such agent{suggestion(text, spec.agents)}")
 
 
 def _spare_others(folder: Path, files: list[str]) -> None:

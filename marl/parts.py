@@ -175,7 +175,7 @@ def _link_tensorboard(folder: Path, shares: Mapping[str, Sequence[str]]) -> None
 
 def _reached(part: Path) -> int:
     """The step that a part would go on from."""
-    return Checkpoints(part / "checkpoints").newest() or 0
+    return Checkpoints.of(part).newest() or 0
 
 
 def _steps(steps: Sequence[int]) -> str:

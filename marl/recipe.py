@@ -140,7 +140,7 @@ def make_recipe(
 
 def load_learner(folder: Path, recipe: Recipe, spec: EnvSpec) -> tuple[int, Learner]:
     """The step of the newest checkpoint and its population."""
-    loaded = Checkpoints(folder / "checkpoints").load(replay=False)
+    loaded = Checkpoints.of(folder).load(replay=False)
     learner = recipe.make_learner(spec)
     with explain(f"{folder}: the checkpoint of step {loaded.step} is not of this run"):
         learner.load_state_dict(loaded.state["learner"])

@@ -52,9 +52,12 @@ def entries(algorithm: str, environment: str, engine: str) -> tuple[str, str]:
 
 
 def load(entry: str) -> Any:
-    """The object that ``"module:name"`` points to."""
+    """The object that ``"module:name"`` points to; raises ``UserError`` where there is none."""
     module, _, name = entry.partition(":")
-    return getattr(importlib.import_module(module), name)
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"registry: expected 'module:name' of something to import, got {entry!r} ({error})") from error
 
 
 def algorithm(name: str) -> Any:

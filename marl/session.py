@@ -69,7 +69,7 @@ def begin(
         training = _assemble(stack, recipe, folder, env, learner, view)
         if not training.buffer.schedule.due(recipe.loop.steps):
             note(f"note: nothing will be learnt: {recipe.loop.steps} steps end before the first update is due")
-        checkpoints = Checkpoints(folder / "checkpoints")
+        checkpoints = Checkpoints.of(folder)
         checkpoints.save(0, training.state_dict(), training.buffer)
         write_config(folder, recipe.to_json() | about(command, env.spec))
         yield _ready(stack, recipe, folder, training, checkpoints)
@@ -90,7 +90,7 @@ def reopen(folder: Path, steps: int | None, note: Callable[[str], None]) -> Iter
     recipe = read_recipe(folder)
     with contextlib.ExitStack() as stack:
         stack.enter_context(lock(folder))
-        checkpoints = Checkpoints(folder / "checkpoints")
+        checkpoints = Checkpoints.of(folder)
         loaded = checkpoints.load()
         if steps is not None:
             recipe = extended(recipe, steps, loaded.step)

@@ -40,14 +40,14 @@ def origin(
     recipe = recipe_of(folder)
     found = {name: _entry(folder, recipe, _number(name, recipe) if only is None else only) for name in members}
     given = list(networks) if networks else None
-    numbered = None if agent is None else _agent(agent, recipe.spec(), folder)
+    numbered = None if agent is None else agent_number(agent, recipe.spec(), f"no agent {agent!r} in {folder}")
     return {"given": text, "networks": given, "agent": numbered, "members": found}
 
 
 def at_step(members: Mapping[str, dict[str, Any]], step: int | None = None) -> None:
     """Note of the members of an ``origin`` which checkpoint is meant; None: the newest that can be used now."""
     runs = {entry["run"] for entry in members.values()} if step is None else set()
-    newest = {run: Checkpoints(Path(run) / "checkpoints").load(replay=False).step for run in runs}
+    newest = {run: Checkpoints.of(Path(run)).load(replay=False).step for run in runs}
     for entry in members.values():
         entry["step"] = newest.get(entry["run"], step)
 
@@ -83,7 +83,7 @@ def teachers(texts: Sequence[str], members: Sequence[str], algorithm: str) -> li
             raise UserError(
                 f"teachers: {text} has {spec.n_agents} agents, expected RUN:agent, one of {', '.join(spec.agents)}"
             )
-        agent = 0 if named is None else _agent(named, spec, folder)
+        agent = 0 if named is None else agent_number(named, spec, f"no agent {named!r} in {folder}")
         learner = dataclasses.replace(recipe, members=recipe.members[:1]).make_learner(spec)
         names = {"algorithm": recipe.algorithm, "environment": recipe.environment, "name": spec.agents[agent]}
         looks = teaching.shape(text, learner, spec, agent)
@@ -115,14 +115,15 @@ def _number(name: str, recipe: Recipe) -> int:
 def _entry(folder: Path, recipe: Recipe, member: int) -> dict[str, Any]:
     """Where a member's checkpoints are; raises ``UserError`` where there are none."""
     home, local = parts.home(folder, member)
-    if Checkpoints(home / "checkpoints").newest() is None:
+    if Checkpoints.of(home).newest() is None:
         raise UserError(f"{home} has no checkpoint")
     return {"run": str(home.resolve()), "member": local, "name": recipe.members[member].name}
 
 
-def _agent(text: str, spec: EnvSpec, folder: Path) -> int:
+def agent_number(text: str, spec: EnvSpec, refusal: str) -> int:
+    """The number of the agent of that name or number; raises ``UserError`` with these words where there is none."""
     if text in spec.agents:
         return spec.agents.index(text)
     if text.isdecimal() and int(text) < spec.n_agents:
         return int(text)
-    raise UserError(f"no agent {text!r} in {folder}{suggestion(text, spec.agents)}")
+    raise UserError(f"{refusal}{suggestion(text, spec.agents)}")

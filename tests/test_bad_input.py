@@ -8,6 +8,7 @@ import pytest
 from run_tools import content, refused
 
 import marl.api
+from marl import registry
 from marl.cli import main
 from marl.runfolder import lock
 from marl.types import UserError
@@ -19,6 +20,13 @@ SPREAD = ("train", "maddpg", "mpe/simple_spread_v3")
 def elsewhere(tmp_path, monkeypatch):
     """No run of this file may land in the source tree."""
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("entry", ["no_such_module:X", "marl.api:Nope", "marl.api", ""])
+def test_an_entry_of_the_registry_that_points_to_nothing_is_one_line_that_names_it(entry, monkeypatch):
+    monkeypatch.setitem(registry.ALGORITHMS, "mine", entry)
+    with pytest.raises(UserError, match=rf"^registry: expected 'module:name' .*, got {entry!r} \(.*\)$"):
+        marl.api.train("mine", "probe/team")
 
 
 # ---- words that do not exist --------------------------------------------------------------------------------------

@@ -160,14 +160,14 @@ class DVM:
         return torch.cat([obs.flatten(1), action.flatten(1) + self.agents * self.obs_size], dim=-1)
 
     def state_dict(self) -> State:
-        taught = {"teachers": self.teachers.state_dict()} if self.teachers else {}
-        return {**self.base.state_dict(), **save_parts(self, self.PARTS), "updates": self.updates, **taught}
+        own = {**save_parts(self, self.PARTS), "updates": self.updates}
+        return {**self.base.state_dict(), **own, **self.teachers.state_dict()}
 
     def load_state_dict(self, state: State) -> None:
         self.base.load_state_dict(state)
         load_parts(self, self.PARTS, state)
         self.updates = state["updates"]
-        self.teachers.load_state_dict(state.get("teachers", {}))
+        self.teachers.load_state_dict(state)
 
     PARTS = (
         "distilled_actor",

@@ -126,10 +126,9 @@ class MAPTF:
         return square.masked_fill(~common, 0.0).sum(-1) / common.sum(-1)
 
     def state_dict(self) -> State:
-        taught = {"teachers": self.teachers.state_dict()} if self.teachers else {}
-        return {**self.base.state_dict(), "options": self.options.state_dict(), **taught}
+        return {**self.base.state_dict(), "options": self.options.state_dict(), **self.teachers.state_dict()}
 
     def load_state_dict(self, state: State) -> None:
         self.base.load_state_dict(state)
         self.options.load_state_dict(state["options"])
-        self.teachers.load_state_dict(state.get("teachers", {}))
+        self.teachers.load_state_dict(state)

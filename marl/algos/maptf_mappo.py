@@ -164,15 +164,14 @@ class MAPTFMAPPO:
         return metrics
 
     def state_dict(self) -> State:
-        taught = {"teachers": self.teachers.state_dict()} if self.teachers else {}
         own = {"options": self.options.state_dict(), "rows": self.rows.state_dict()}
-        return {**self.base.state_dict(), **own, **taught}
+        return {**self.base.state_dict(), **own, **self.teachers.state_dict()}
 
     def load_state_dict(self, state: State) -> None:
         self.base.load_state_dict(state)
         self.options.load_state_dict(state["options"])
         self.rows.load_state_dict(state["rows"])
-        self.teachers.load_state_dict(state.get("teachers", {}))
+        self.teachers.load_state_dict(state)
 
 
 def take(x: Tensor, index: Tensor) -> Tensor:

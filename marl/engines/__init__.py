@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from marl.config import suggestion
+from typing import get_args
+
+from marl.config import EngineName, suggestion
 from marl.engines.base import Call, Engine, Gone, Worker
 from marl.types import UserError
 
 __all__ = ["ENGINES", "Call", "Engine", "Gone", "Worker", "make_engine"]
 
-ENGINES = ("local", "processes", "ray")
+ENGINES = get_args(EngineName)
 
 
 def make_engine(name: str, address: str | None = None) -> Engine:

@@ -21,7 +21,7 @@ from marl.lifelong.options import LifelongOptions
 from marl.lifelong.picture import draw
 from marl.lifelong.play import random_return
 from marl.lifelong.records import task_series
-from marl.lifelong.simnet import FRAMES, check_frames
+from marl.lifelong.simnet import STEPS, check_steps
 from marl.lifelong.tasks import Tasks
 from marl.lifelong.weights import team_folder
 from marl.types import State, UserError
@@ -139,10 +139,10 @@ def check(options: LifelongOptions) -> None:
             f"rehearse: expected 0, or a row or more of a batch of {options.dqn.batch_size}, got {options.rehearse:g}"
         )
     if options.identify == "simnet" and not options.isolated:
-        check_frames("identify_steps", options.identify_steps)
-        if options.identify_steps != FRAMES and options.threshold is None:
+        check_steps("identify_steps", options.identify_steps)
+        if options.identify_steps != STEPS and options.threshold is None:
             log.warning(
-                "identify_steps %d: the threshold is made for %d; give --threshold", options.identify_steps, FRAMES
+                "identify_steps %d: the threshold is made for %d; give --threshold", options.identify_steps, STEPS
             )
     if options.engine != "ray" and options.address is not None:
         raise UserError(f"address {options.address}: expected --engine ray with it")

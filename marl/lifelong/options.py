@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from marl.algos.dqn import DQNConfig
-from marl.config import option
+from marl.config import EngineName, option
 from marl.lifelong.ewc import Mode
 from marl.lifelong.sequence import Draws
-from marl.lifelong.simnet import FRAMES
+from marl.lifelong.simnet import STEPS
 
-EngineName: TypeAlias = Literal["local", "processes", "ray"]
 Borrow: TypeAlias = Literal["distil", "replay"]
 
 SMALL_DQN = DQNConfig(
@@ -35,7 +34,7 @@ class LifelongOptions:
     frames: int = option(20_000, "Frames of the game for which an agent plays a task that it has to learn.")
     copies: int = option(8, "Copies of its task that an agent plays at once.")
     identify: Literal["simnet", "told"] = option("simnet", "How an agent knows its task: by a SimNet, or it is told.")
-    identify_steps: int = option(FRAMES, "Environment steps that a SimNet plays to know a task.")
+    identify_steps: int = option(STEPS, "Environment steps that a SimNet plays to know a task.")
     threshold: float | None = option(None, "Distance up to which a task is recognised; none: SimNet's own.")
     borrow: Borrow = option("distil", "What a borrower learns: its lender's values, or from rewards alone (replay).")
     rehearse: float = option(0.25, "Share of each batch from replays of tasks met before; 0: none.", most=1)

@@ -26,7 +26,7 @@ from marl.replay import Replay
 from marl.streams import Streams, derive
 from marl.types import Acted, UserError, View
 
-FRAMES = 10_000
+STEPS = 10_000
 """Environment steps that a SimNet learns from (the paper's), all copies of its task together."""
 
 COPIES = 8
@@ -39,7 +39,7 @@ SETTINGS = DQNConfig(hidden=(5,), lr=2.5e-5, epsilon_final=1.0)
 """Ordinary DQN; ``docs/lifelong/simnet.md`` says why it learns so slowly and from random actions alone."""
 
 THRESHOLD = 0.47
-"""For a hub with nothing to calibrate by, after ``FRAMES`` steps: midway between the largest distance of two seeds of
+"""For a hub with nothing to calibrate by, after ``STEPS`` steps: midway between the largest distance of two seeds of
 one small game ever measured (0.446) and the smallest of two tasks, small or of Atari's memory (0.494).
 
 ``Calibration`` has the 95th percentile of the same-task distances instead, which refuses one known task in twenty.
@@ -58,27 +58,27 @@ def initial_weights(spec: EnvSpec) -> dict[str, Tensor]:
 
 
 def fingerprint(
-    environment: str, seed: int, frames: int = FRAMES, options: Mapping[str, Any] | None = None
+    environment: str, seed: int, steps: int = STEPS, options: Mapping[str, Any] | None = None
 ) -> Fingerprint:
     """Of one task; see ``fingerprints``."""
-    return fingerprints([environment], [seed], frames, options)[0]
+    return fingerprints([environment], [seed], steps, options)[0]
 
 
 def fingerprints(
-    environments: Sequence[str], seeds: Sequence[int], frames: int = FRAMES, options: Mapping[str, Any] | None = None
+    environments: Sequence[str], seeds: Sequence[int], steps: int = STEPS, options: Mapping[str, Any] | None = None
 ) -> list[Fingerprint]:
     """Train one SimNet for each task, all of them as one population; each is what it would be alone, but for rounding.
 
     Args:
         environments: ids of tasks with one agent and equal spaces; the same one may come several times.
         seeds: one for each: chance in the task, in its exploration and in its replay.
-        frames: environment steps for each, more than the 1000 before the first update; see ``steps_played``.
+        steps: of the environment for each, more than the 1000 before the first update; see ``steps_played``.
         options: of the environments.
 
     Raises:
-        UserError: spaces differ, a task has several agents or continuous actions, or there are too few frames.
+        UserError: spaces differ, a task has several agents or continuous actions, or there are too few steps.
     """
-    check_frames("frames of SimNet", frames)
+    check_steps("steps of SimNet", steps)
     by_task: dict[str, list[int]] = {}
     for place, environment in enumerate(environments):
         by_task.setdefault(environment, []).append(place)
@@ -90,24 +90,24 @@ def fingerprints(
             part = make_env(environment, seeds=[own[i] for i in group], copies=COPIES, options=options)
             stack.callback(part.close)
             parts.append(part)
-        moved = _learn(Abreast(parts), [own[i] for i in places], frames)
+        moved = _learn(Abreast(parts), [own[i] for i in places], steps)
     member = {place: row for row, place in enumerate(places)}
     return [{name: x[member[i], 0].clone() for name, x in moved.items()} for i in range(len(places))]
 
 
-def check_frames(name: str, frames: int) -> None:
+def check_steps(name: str, steps: int) -> None:
     """Raise ``UserError`` unless a setting of that name is so many environment steps that a SimNet learns something."""
-    if frames <= SETTINGS.warmup:
-        raise UserError(f"{name}: expected more than the {SETTINGS.warmup} of its warm-up, got {frames}")
+    if steps <= SETTINGS.warmup:
+        raise UserError(f"{name}: expected more than the {SETTINGS.warmup} of its warm-up, got {steps}")
 
 
-def steps_played(frames: int) -> int:
+def steps_played(steps: int) -> int:
     """Environment steps that a SimNet plays where it is to learn from so many: whole steps of all copies."""
-    return -(-frames // COPIES) * COPIES
+    return -(-steps // COPIES) * COPIES
 
 
-def _learn(env: VectorEnv, seeds: Sequence[int], frames: int) -> dict[str, Tensor]:
-    """How far each parameter has moved after ``frames`` steps, ``[P, 1, ...]``, all together of norm 1 a member."""
+def _learn(env: VectorEnv, seeds: Sequence[int], steps: int) -> dict[str, Tensor]:
+    """How far each parameter has moved after so many steps, ``[P, 1, ...]``, all together of norm 1 a member."""
     spec = _vector(env.spec)
     if spec.n_agents != 1:
         raise UserError(f"SimNet needs tasks of one agent, {spec.id} has {spec.n_agents}")
@@ -117,21 +117,21 @@ def _learn(env: VectorEnv, seeds: Sequence[int], frames: int) -> dict[str, Tenso
     learner.target_critic.flat.data.copy_(start.flat.data)
     buffer = Replay.of(SETTINGS, spec, env.copies, seeds, learner.memory_size)
     warmup = Streams(seeds, "warmup")
-    steps = updates = 0
+    played = updates = 0
 
     def act(view: View) -> Acted:
-        if steps < SETTINGS.warmup:
+        if played < SETTINGS.warmup:
             return Acted(random_actions(warmup, spec, env.copies, view.avail))
         return learner.act(view, explore=True)
 
     for view, acted, step in interact(env, env.start(), act):
         buffer.add(view, acted, spec.taught(step))
-        steps += env.copies
-        while updates < buffer.schedule.due(steps):
+        played += env.copies
+        while updates < buffer.schedule.due(played):
             metrics = learner.update(buffer.draw())
-            require_finite(metrics["grad/critic_norm"], "gradient of SimNet", steps, spec.agents)
+            require_finite(metrics["grad/critic_norm"], "gradient of SimNet", played, spec.agents)
             updates += 1
-        if steps >= frames:
+        if played >= steps:
             break
     learner.critic.flat.data.sub_(start.flat.data)
     learner.critic.flat.data.div_(learner.critic.flat.data.norm(dim=-1, keepdim=True).clamp(min=1e-12))

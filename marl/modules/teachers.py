@@ -113,8 +113,9 @@ class Teachers:
         return torch.cat([answers, more], 2), torch.cat([common, followed], 2)
 
     def state_dict(self) -> State:
-        return {str(k): net.state_dict() for k, net in enumerate(self.nets)}
+        """One entry of a learner's state, ``teachers``; none without any."""
+        return {"teachers": {str(k): net.state_dict() for k, net in enumerate(self.nets)}} if self.nets else {}
 
     def load_state_dict(self, state: State) -> None:
         for k, net in enumerate(self.nets):
-            net.load_state_dict(state[str(k)])
+            net.load_state_dict(state["teachers"][str(k)])

@@ -121,7 +121,7 @@ def test_identification_by_simnet_is_counted_in_frames_in_whole_steps_of_its_8_c
 def simnet(monkeypatch):
     """Fingerprints of gather are 10 from those of catch, two of one task 1 apart; each takes a step of 8 copies."""
 
-    def prints(tasks, seeds, frames, env):
+    def prints(tasks, seeds, steps, env):
         base = {"small/catch": 0.0, "small/gather": 10.0}
         return [{"w": torch.tensor([base[task] + seed % 2])} for task, seed in zip(tasks, seeds, strict=True)]
 

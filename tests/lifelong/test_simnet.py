@@ -25,7 +25,7 @@ from marl.lifelong.simnet import (
 from marl.types import UserError
 
 FEW = 1200
-"""Frames: 50 updates after the warm-up."""
+"""Steps: 50 updates after the warm-up."""
 
 
 def at(place: float) -> Fingerprint:
@@ -142,13 +142,13 @@ def test_pixels_that_a_task_never_lights_do_not_move(four):
     assert bool((four[0]["layers.0.weight"][200:300] != 0).any())
 
 
-def test_after_few_frames_already_the_seeds_of_a_task_are_nearest_to_each_other(four):
+def test_after_few_steps_already_the_seeds_of_a_task_are_nearest_to_each_other(four):
     table = distances(four).fill_diagonal_(torch.inf)
     assert table.argmin(1).tolist() == [2, 3, 0, 1]
 
 
 @pytest.mark.parametrize(
-    "environments, frames, message",
+    "environments, steps, message",
     [
         (["small/catch"], 1000, "expected more than the 1000"),
         (
@@ -161,9 +161,9 @@ def test_after_few_frames_already_the_seeds_of_a_task_are_nearest_to_each_other(
         (["mpe/simple_spread_v3"], FEW, "SimNet needs tasks of one agent"),
     ],
 )
-def test_what_cannot_be_trained_is_said_in_one_line(environments, frames, message):
+def test_what_cannot_be_trained_is_said_in_one_line(environments, steps, message):
     with pytest.raises(UserError, match=message) as error:
-        fingerprints(environments, [0] * len(environments), frames)
+        fingerprints(environments, [0] * len(environments), steps)
     assert "\n" not in str(error.value)
 
 

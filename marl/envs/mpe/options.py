@@ -42,7 +42,7 @@ class MpeOptions:
     prey_policy: str = option("", "Path of the safetensors file that holds the prey's actor (prey = checkpoint).")
 
 
-SCENARIOS: dict[str, tuple[str, ...]] = {
+BATCHED: dict[str, tuple[str, ...]] = {
     "simple_spread_v3": (
         *("local_ratio", "curriculum", "curriculum_stage", "terminate_on_success"),
         *("num_agent_neighbors", "num_landmark_neighbors"),
@@ -56,6 +56,10 @@ SCENARIOS: dict[str, tuple[str, ...]] = {
     "simple_speaker_listener_v4": (),
     "simple_reference_v3": ("local_ratio",),
     "spread_assigned": ("num_agent_neighbors", "num_landmark_neighbors"),
+}
+"""The scenarios of the batched engine, each with the options that it has besides those that all have."""
+
+SCENARIOS = BATCHED | {
     "simple_v3": (),
     "simple_crypto_v3": (),
     "simple_world_comm_v3": ("num_good", "num_obstacles", "num_food", "num_forests"),
@@ -63,9 +67,7 @@ SCENARIOS: dict[str, tuple[str, ...]] = {
     "simple_formation_v1": ("terminate_on_success",),
     "simple_line_v1": ("terminate_on_success",),
 }
-"""Every scenario with the options that it has besides those that all have; the first seven have a batched engine."""
 
-BATCHED = tuple(SCENARIOS)[:7]
 COMMON = ("continuous", "max_cycles", "dynamics", "engine", "dtype", "dynamic_rescaling")
 
 
