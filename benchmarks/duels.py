@@ -139,7 +139,7 @@ def main(about: str, duels: Mapping[str, Duel], measures: Mapping[str, Callable[
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print a list of rows as JSON instead of a table")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="only rows whose name contains one of these words")
-    parser.add_argument("--rounds", type=int, default=7, help="turns of each side (default 7)")
+    parser.add_argument("--rounds", type=int, default=4, help="rounds of two turns of each side (default 4)")
     parser.add_argument("--pairs", type=int, default=1, help="pairs of processes for a row with a rival (default 1)")
     parser.add_argument("--seconds", type=float, default=1.0, help="length of a turn (default 1)")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch on either side (default 1)")

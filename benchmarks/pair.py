@@ -60,7 +60,7 @@ class Side:
         self._answer()
 
     def turn(self, seconds: float) -> float:
-        """Work for about that long; units per second."""
+        """One piece of work that is not timed, then work for about that long; units per second."""
         self.connection.send(seconds)
         return self._answer()
 
@@ -108,15 +108,16 @@ class ForeignSide(Side):
 
 
 def compare(ours: Side, rival: Side, rounds: int, seconds: float) -> Pair:
-    """``rounds`` turns of each side, alternating which one begins; one turn before them warms up."""
-    ours.turn(seconds), rival.turn(seconds)
+    """``rounds`` of two turns of each side: ours, rival, rival, ours; one turn before them warms up.
+
+    In each round both sides have one turn after the other's, which is slower, and one after their own.
+    """
+    rival.turn(seconds), ours.turn(seconds)
     rates = []
-    for number in range(rounds):
-        if number % 2:
-            theirs = rival.turn(seconds)
-            rates.append((ours.turn(seconds), theirs))
-        else:
-            rates.append((ours.turn(seconds), rival.turn(seconds)))
+    for _ in range(rounds):
+        first, theirs = ours.turn(seconds), rival.turn(seconds)
+        again, last = rival.turn(seconds), ours.turn(seconds)
+        rates.append(((first + last) / 2, (theirs + again) / 2))
     return Pair(
         ours=statistics.median(a for a, _ in rates),
         rival=statistics.median(b for _, b in rates),
@@ -139,6 +140,7 @@ def _serve(connection: Connection, setup: Setup, threads: int, arguments: dict[s
         connection.send(("ready", 0.0))
         while True:
             seconds = connection.recv()
+            work()  # not timed: it finds the caches as the other side has left them
             units, start = 0.0, time.perf_counter()
             while (spent := time.perf_counter() - start) < seconds:
                 units += work()

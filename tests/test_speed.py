@@ -51,17 +51,31 @@ def broken() -> Work:
     raise ZeroDivisionError("planted")
 
 
-def test_the_ratio_is_the_median_of_the_turns_ratios_and_the_first_turn_warms_up():
+def test_the_ratio_is_the_median_of_the_rounds_ratios_and_the_first_turn_warms_up():
     """Ratios 6/2, 9/3, 8/1 after the warm-up of 1/1: the median is 3, where the ratio of medians would be 8/2 = 4."""
-    ours = Scripted(None, 1, {"rates": iter([1.0, 6.0, 9.0, 8.0])})
-    rival = Scripted(None, 1, {"rates": iter([1.0, 2.0, 3.0, 1.0])})
+    ours = Scripted(None, 1, {"rates": iter([1.0, 5.0, 7.0, 9.0, 9.0, 4.0, 12.0])})
+    rival = Scripted(None, 1, {"rates": iter([1.0, 1.0, 3.0, 2.0, 4.0, 1.0, 1.0])})
     assert compare(ours, rival, rounds=3, seconds=0) == (8.0, 2.0, 3.0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 3])
+def test_of_equal_sides_whose_turn_after_the_others_is_slower_neither_is(rounds):
+    """The usual bug: with an odd number of turns one side has more of them after its own."""
+    last: list[Cold] = []
+
+    class Cold:
+        def turn(self, seconds: float) -> float:
+            warm = last[-1:] == [self]
+            last.append(self)
+            return 10.0 if warm else 8.0
+
+    assert compare(Cold(), Cold(), rounds, seconds=0) == (9.0, 9.0, 1.0)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("cost, goal, holds", [(0, 2, True), (0, 4, False), (1, 0.5, True), (1, 0.2, False)])
 def test_a_row_compares_its_ratio_with_its_goal(monkeypatch, cost, goal, holds):
     """30 units a second against 10: as a rate 3 times as much, as a cost 33 ms against 100, a third."""
-    sides = [(sleeper, {"rates": iter([rate] * 3)}) for rate in (30.0, 10.0)]
+    sides = [(sleeper, {"rates": iter([rate] * 5)}) for rate in (30.0, 10.0)]
     monkeypatch.setattr(duels, "Side", Scripted)
     terms = Duel(sides[0], sides[1], "naps", goal, bool(cost))
     row = duels.duel("planted", terms, rounds=2, seconds=0, threads=1)
@@ -71,9 +85,9 @@ def test_a_row_compares_its_ratio_with_its_goal(monkeypatch, cost, goal, holds):
 
 
 def test_a_row_of_several_pairs_of_processes_reports_their_medians_and_their_span(monkeypatch):
-    """After one turn to warm up each pair has one: 6 / 2 = 3, 9 / .6 = 15 and 8 / 1 = 8, the middle one."""
-    ours = (sleeper, {"rates": iter([1.0, 6.0, 1.0, 9.0, 1.0, 8.0])})
-    rival = (sleeper, {"rates": iter([1.0, 2.0, 1.0, 0.6, 1.0, 1.0])})
+    """After one turn to warm up each pair has a round: 6 / 2 = 3, 9 / .6 = 15 and 8 / 1 = 8, the middle one."""
+    ours = (sleeper, {"rates": iter([1.0, 6.0, 6.0, 1.0, 9.0, 9.0, 1.0, 8.0, 8.0])})
+    rival = (sleeper, {"rates": iter([1.0, 2.0, 2.0, 1.0, 0.6, 0.6, 1.0, 1.0, 1.0])})
     monkeypatch.setattr(duels, "Side", Scripted)
     row = duels.duel("planted", Duel(ours, rival, "naps", 7), rounds=1, seconds=0, threads=1, pairs=3)
     assert (row.ours, row.rival, row.ratio, row.holds) == (8.0, 1.0, 8.0, True)
@@ -91,7 +105,7 @@ def test_sides_take_turns_in_starting_first(monkeypatch):
             started.append(setup)
 
     monkeypatch.setattr(duels, "Side", Noted)
-    terms = Duel((sleeper, {"rates": iter([3.0] * 8)}), (absent, {"rates": iter([1.0] * 8)}), "naps", None)
+    terms = Duel((sleeper, {"rates": iter([3.0] * 12)}), (absent, {"rates": iter([1.0] * 12)}), "naps", None)
     row = duels.duel("planted", terms, rounds=1, seconds=0, threads=1, pairs=4)
     assert started == [sleeper, absent, absent, sleeper] * 2
     assert row.ratios == (3.0, 3.0, 3.0, 3.0)
@@ -142,7 +156,7 @@ def test_a_rival_with_an_environment_of_its_own_is_missing_until_just_what_is_wa
 
 
 def test_a_row_without_a_goal_is_reported(monkeypatch):
-    sides = [(sleeper, {"rates": iter([rate] * 3)}) for rate in (30.0, 10.0)]
+    sides = [(sleeper, {"rates": iter([rate] * 5)}) for rate in (30.0, 10.0)]
     monkeypatch.setattr(duels, "Side", Scripted)
     terms = Duel(sides[0], sides[1], "naps", None)
     row = duels.duel("planted", terms, rounds=2, seconds=0, threads=1)
