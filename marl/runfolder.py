@@ -26,7 +26,7 @@ _EARLY = re.compile(
     r"\.lock|(metrics|init|teachers)\.csv|config\.json\.tmp|tensorboard/[^/]+"
     r"|checkpoints/0{12}[-\w]*\.(json|safetensors)(\.tmp)?"
 )
-"""Files that a run writes before its ``config.json``; in ``tensorboard`` only links to its parts."""
+"""Files that a run writes before its ``config.json``."""
 
 _held: set[int] = set()
 
@@ -88,13 +88,25 @@ def _clear_early_death(folder: Path) -> None:
 
     Raises ``UserError``, and deletes nothing, where there is anything else.
     """
-    left = [path for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()]
-    if not (folder / LOCK).exists() or not all(_EARLY.fullmatch(str(path.relative_to(folder))) for path in left):
+    there = folder.rglob("*") if (folder / LOCK).exists() else ()  # without a lock it is another's, and may be large
+    left = [path for path in there if not path.is_dir() or path.is_symlink()]
+    if not left or not all(_is_early(path, str(path.relative_to(folder))) for path in left):
         raise UserError(f"{folder} is not empty and holds no run; choose a folder that does not exist yet")
     with lock(folder):
+        if (folder / CONFIG).exists():
+            raise UserError(f"{folder} holds a run by now; to go on with it: {resume_command(folder)}")
         for path in left:
             if path.name != LOCK:
-                path.unlink()
+                path.unlink(missing_ok=True)
+
+
+def _is_early(path: Path, name: str) -> bool:
+    """Whether a run may have left this file before its first step: links to its parts, no row of numbers."""
+    if not _EARLY.fullmatch(name):
+        return False
+    if name.startswith("tensorboard/"):
+        return path.is_symlink()
+    return name != "metrics.csv" or path.read_bytes().count(b"\n") <= 1
 
 
 @contextlib.contextmanager

@@ -18,10 +18,13 @@ def plain_torch() -> Iterator[None]:
     """
     if (kind := torch.get_default_dtype()) is not torch.float32:
         raise UserError(f"torch's default dtype is {kind}, expected torch.float32; torch.set_default_dtype sets it")
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.enable_grad())
-        stack.enter_context(torch.autocast("cpu", enabled=False))
-        if torch.get_default_device().type != "cpu":  # else each call of torch would take longer
+    with contextlib.ExitStack() as stack:  # of what is needed only, for a step of a team is short
+        if torch.is_inference_mode_enabled():
+            stack.enter_context(torch.inference_mode(False))
+        if not torch.is_grad_enabled():
+            stack.enter_context(torch.enable_grad())
+        if torch.is_autocast_enabled("cpu"):
+            stack.enter_context(torch.autocast("cpu", enabled=False))
+        if torch.get_default_device().type != "cpu":
             stack.enter_context(torch.device("cpu"))
         yield

@@ -66,6 +66,38 @@ def test_what_a_killed_run_left_is_deleted_only_if_it_never_made_a_step(tmp_path
     assert not (tmp_path / "metrics.csv").exists() and not list((tmp_path / "checkpoints").iterdir())
 
 
+@pytest.mark.parametrize("name", ["metrics.csv", "tensorboard/events.out.1"])
+def test_numbers_are_never_deleted_though_the_config_is_gone(name, tmp_path):
+    kept = tmp_path / name
+    kept.parent.mkdir(exist_ok=True)
+    kept.write_text("step,metric,unit,member,agent,value\n100,eval/return_mean,reward per episode,seed=0,,1.5\n")
+    (tmp_path / ".lock").touch()
+    with pytest.raises(UserError, match="is not empty and holds no run"):
+        new_run("td3", "gym/x", tmp_path)
+    assert "1.5" in kept.read_text()
+
+
+def test_a_run_that_begins_as_another_process_looks_what_an_earlier_one_left_is_not_cleared(tmp_path, monkeypatch):
+    (tmp_path / ".lock").touch()
+    (tmp_path / "metrics.csv").touch()
+
+    def late(folder):  # meanwhile a run has begun and ended
+        write_config(folder, {})
+        return lock(folder)
+
+    monkeypatch.setattr("marl.runfolder.lock", late)
+    with pytest.raises(UserError, match="holds a run by now; to go on with it: marl resume"):
+        new_run("td3", "gym/x", tmp_path)
+    assert (tmp_path / "metrics.csv").exists()
+
+
+def test_a_folder_of_other_files_is_not_searched(tmp_path, monkeypatch):
+    (tmp_path / "thesis.tex").touch()
+    monkeypatch.setattr(Path, "rglob", lambda *_: pytest.fail("searched"))
+    with pytest.raises(UserError, match="is not empty and holds no run"):
+        new_run("td3", "gym/x", tmp_path)
+
+
 def test_a_link_that_leads_nowhere_is_one_line(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "gone")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")

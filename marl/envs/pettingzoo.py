@@ -153,14 +153,14 @@ def _builder(id: str, name: str) -> tuple[str, Callable[..., Any]]:
     import pettingzoo
 
     published = pettingzoo.parallel_registry
-    if "/" in name and name not in published:
+    if name in published:
+        return str(published[name].entry_point).partition(":")[0], published[name].make
+    if "/" in name:
         raise UserError(f"no environment {id!r} in PettingZoo's registry{suggestion(name, published)}")
-    entry, keywords = (published[name].entry_point, published[name].kwargs) if name in published else (name, {})
-    module, _, attribute = entry.partition(":")
-    build = getattr(import_module(id, module, _hint(module)), attribute or "parallel_env", None)
+    build = getattr(import_module(id, name, _hint(name)), "parallel_env", None)
     if build is None:
-        raise UserError(f"{id}: the module {module!r} has no parallel_env(...)")
-    return module, functools.partial(build, **keywords)
+        raise UserError(f"{id}: the module {name!r} has no parallel_env(...)")
+    return name, build
 
 
 def _hint(module: str) -> str:

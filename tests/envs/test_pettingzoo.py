@@ -330,6 +330,23 @@ def test_an_id_of_the_registry_is_the_game_that_pettingzoo_makes_of_it() -> None
     assert (env.spec.action_sizes, env.spec.obs_sizes, env.spec.max_steps) == ((5, 5, 5), (7 * 7 * 3,) * 3, 7)
 
 
+def timed(max_cycles: int, render_mode: str | None = None) -> Relay:
+    game = Relay(max_cycles, render_mode=render_mode)
+    game.max_cycles = max_cycles  # type: ignore[attr-defined]
+    return game
+
+
+@pytest.mark.parametrize("entry", [timed, "timed_module:timed"])
+def test_an_id_that_a_program_has_registered_keeps_its_limit_and_may_be_made_by_a_function(
+    entry: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "timed_module", types.SimpleNamespace(timed=timed))  # type: ignore[arg-type]
+    game = pettingzoo.EnvSpec("mine/game-v0", entry, max_cycles=7)
+    monkeypatch.setitem(pettingzoo.parallel_registry, game.id, game)
+    assert make_env("pettingzoo/mine/game-v0").spec.max_steps == 7
+    assert make_env("pettingzoo/mine/game-v0", options={"max_cycles": 3}).spec.max_steps == 3
+
+
 def test_every_listed_id_is_in_the_registry_and_its_module_warns_of_nothing() -> None:
     assert set(PUBLISHED) <= set(pettingzoo.parallel_registry)
     with warnings.catch_warnings():
