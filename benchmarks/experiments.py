@@ -19,9 +19,8 @@ CLASSIC_SEEDS, LIFELONG_SEEDS, ATARI_SEEDS = range(20), range(100, 110), range(1
 
 SMALL = "lifelong small/catch,small/gates,small/paddle,small/shoot --evals 4 --eval-episodes 8"
 ATARI = (
-    "lifelong atari/Krull-ram,atari/Alien-ram,atari/Kangaroo-ram,atari/Frostbite-ram --frames 100000"
-    " --env.max-frames 18000 --dqn.hidden 128,128 --dqn.epsilon-decay 7500 --dqn.batch-size 128 --dqn.lr 5e-4"
-    " --evals 4 --eval-episodes 4"
+    "lifelong atari/Krull-ram,atari/Alien-ram,atari/Kangaroo-ram,atari/Frostbite-ram --agents 3"
+    " --env.max-frames 18000 --dqn.hidden 128,128 --dqn.batch-size 128 --dqn.lr 5e-4"
 )
 ROWS = {
     "classic-pr-theorem3": "classic pr-theorem3",
@@ -42,7 +41,8 @@ ROWS = {
     **{f"lifelong-{n}": f"{SMALL} --identify told --agents {n}" for n in (3, 5, 10)},
     "lifelong-ewc": f"{SMALL} --identify told --isolated --agents 1 --rehearse 0 --ewc 10 --without-ewc yes",
     "lifelong-simnet": f"{SMALL} --agents 3 --frames 40000",
-    "lifelong-atari": f"{ATARI} --agents 3",
+    "lifelong-atari": f"{ATARI} --frames 100000 --dqn.epsilon-decay 7500 --evals 4 --eval-episodes 4",
+    "lifelong-atari-longer": f"{ATARI} --frames 300000 --dqn.epsilon-decay 22500 --evals 6 --eval-episodes 8",
 }
 
 
@@ -56,7 +56,7 @@ def run(name: str) -> None:
 
 
 def _seeds(name: str) -> range:
-    if name == "lifelong-atari":
+    if name.startswith("lifelong-atari"):
         return ATARI_SEEDS
     return LIFELONG_SEEDS if name.startswith("lifelong") else CLASSIC_SEEDS
 
