@@ -135,6 +135,7 @@ def _row(line: str) -> dict[str, str] | None:
 def _groups(seeds: list[_Seed]) -> dict[str, list[_Seed]]:
     """Label -> the seeds whose settings agree; the label says only what differs between groups."""
     settings = [{key: str(value) for key, value in seed.settings.items() if key != "seed"} for seed in seeds]
+    defaults = {algorithm: _defaults(algorithm) for algorithm in {each.get("algorithm", "") for each in settings}}
 
     def differs(name: str) -> bool:
         """What an algorithm or environment brings with it, and others lack or have otherwise, their names say."""
@@ -142,7 +143,7 @@ def _groups(seeds: list[_Seed]) -> dict[str, list[_Seed]]:
         some_lack_it = len(holders) > len({names for names, _ in holders})
         values = {(each.get("algorithm", ""), each[name]) for each in settings if name in each}
         by_default = len(values) == len({algorithm for algorithm, _ in values}) and all(
-            _defaults(algorithm).get(name) == value for algorithm, value in values
+            defaults[algorithm].get(name) == value for algorithm, value in values
         )
         return some_lack_it or (len({value for _, value in values}) > 1 and not by_default)
 
