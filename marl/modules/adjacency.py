@@ -51,6 +51,10 @@ class AdjacencySpace(ABC):
         """A space for one of several critics that are asked one at a time: it remembers that critic's states alone."""
         return self
 
+    def around(self, states: Tensor) -> list[Tensor]:
+        """S# of one critic's states ``[B, D]``, each in that shape."""
+        return [near.squeeze((0, 1)) for near in self(states[None, None])]
+
     def state_dict(self) -> State:
         """Always has the same keys: they tell the states of different kinds of spaces apart."""
         return {}
@@ -190,6 +194,10 @@ class Resample(Perturbed):
     def __init__(self, streams: Streams, rho: Sequence[int], count: int, mask: Tensor | None = None) -> None:
         super().__init__(streams, rho, count, mask)
         self.ahead = Ahead(streams)
+        self.quick = set(self.levels) == {1} and not self.padded
+
+    def around(self, states: Tensor) -> list[Tensor]:
+        return list(self(states)) if self.quick else super().around(states)
 
     def changes(self, states: Tensor, rho: int, real: Tensor | None) -> tuple[Tensor, Tensor]:
         if rho > 1 or self.padded or real is not None:
@@ -198,7 +206,7 @@ class Resample(Perturbed):
         # The default, on the path of every training step: one number says both which row and which coordinate.
         _need_rows("resample", states, 2)
         source, index = self.ahead.draw(states)
-        return index, states.flatten(2).gather(-1, source).unsqueeze(-1)
+        return index, states.flatten()[source] if batched(states) else states.take(source)
 
     def values(self, states: Tensor, index: Tensor, real: Tensor | None) -> Tensor:
         _, groups, rows, width = states.shape
@@ -240,8 +248,11 @@ class Ahead:
         self.pool = Pool()
 
     def draw(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """For states ``[P, G, B, D]``: places in B D, of other rows, ``[P, G, B]``; coordinates ``[P, G, B, 1]``."""
-        shape, device = tuple(states.shape[1:]), states.device
+        """For states ``[P, G, B, D]`` or ``[B, D]`` a number of another row each, and which of its own it replaces.
+
+        Returns places in all states, flattened, and coordinates, both ``[P, G, B, 1]`` or ``[B, 1]``.
+        """
+        shape, device = states.shape, states.device
         if self.streams.shared or passing():
             self.rewind()
             (pair,) = self._drawn(1, shape, device)
@@ -252,7 +263,7 @@ class Ahead:
                 return pool.left.pop()
         self.rewind()
         calls = 2 * pool.calls if pool.shape == shape else 1
-        calls = max(1, min(calls, MOST_CALLS, MOST_NUMBERS // max(1, math.prod(shape[:2]))))
+        calls = max(1, min(calls, MOST_CALLS, MOST_NUMBERS // max(1, math.prod(shape[:-1]) // len(self.streams))))
         before = [generator.get_state() for generator in self.streams.generators]
         *left, first = self._drawn(calls, shape, device)
         self.pool = Pool(shape, device, before, calls, left)
@@ -268,12 +279,13 @@ class Ahead:
 
     def _drawn(self, calls: int, shape: tuple[int, ...], device: torch.device) -> list[tuple[Tensor, Tensor]]:
         """The draws of so many calls, the last call's first."""
-        groups, rows, width = shape
-        ahead = self.streams.integers((rows - 1) * width, calls, groups, rows)
-        following = torch.arange(width, (rows + 1) * width, width, device="cpu")
-        sources = ahead.add_(following).remainder_(rows * width).to(device)
-        coordinates = (sources % width).unsqueeze(-1)
-        return list(zip(sources.unbind(1), coordinates.unbind(1), strict=True))[::-1]
+        *batches, rows, width = shape
+        ahead = self.streams.integers((rows - 1) * width, calls, *batches[1:], rows, 1)
+        following = torch.arange(width, (rows + 1) * width, width, device="cpu").unsqueeze(-1)
+        places = ahead.add_(following).remainder_(rows * width).transpose(0, 1).reshape(calls, *batches, rows, 1)
+        begins = torch.arange(0, math.prod(shape), rows * width, device="cpu").view(*batches, 1, 1)
+        places = (places + begins).to(device)
+        return list(zip(places.unbind(), (places % width).unbind(), strict=True))[::-1]
 
 
 @dataclass(frozen=True)

@@ -189,7 +189,8 @@ class Reciprocal(torch.nn.Module):
                 average = average.add(values, alpha=share)
         if weights is None:
             kappa = engine.kappa.to(own).view(()) if callable(self._kappa) else self._kappa
-            return torch.lerp(own, average.to(own.dtype), kappa)
+            average = average if average.dtype == own.dtype else average.to(own.dtype)
+            return torch.lerp(own, average, kappa)
         listens = None if engine.all_listen else weights
         return blend(own.unsqueeze(0), mix(weights, average.unsqueeze(0)), engine.kappa, listens).squeeze(0)
 

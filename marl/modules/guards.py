@@ -88,6 +88,8 @@ def outside_the_graph(function: Callable[..., Any]) -> Callable[..., Any]:
 
     Made when first needed, because importing the compiler takes a second.
     """
+    if not torch.compiler.is_compiling():
+        return function
     if function not in _uncompiled:
         _uncompiled[function] = torch.compiler.disable(function)
     return _uncompiled[function]

@@ -120,9 +120,11 @@ class HookedCritics(torch.nn.Module):
         parts = zip(*last, strict=True)
         return torch.stack([(value - own).abs().mean() for own, value in parts]).mean().view(1)
 
-    @torch.no_grad()
     def answer(self, i: int, k: int, output: Any, arguments: Sequence[Any], options: Mapping[str, Any]) -> Any:
         """What twin k of critic i answers instead of ``output`` to that call; None: the same."""
+        if torch.is_grad_enabled():
+            with torch.no_grad():
+                return self.answer(i, k, output, arguments, options)
         now, mine, reciprocal = self.now, self.mine, self.reciprocal
         now.last, engine = None, reciprocal.engine
         if not reciprocal.turn():
@@ -155,7 +157,7 @@ class HookedCritics(torch.nn.Module):
             return self.mine.drawn
         engine = self.reciprocal.engine
         who, links = self._heard_by(i, own, engine)
-        near = [near.squeeze((0, 1)) for near in engine.near(states[None, None], self.spaces[i])] if who else []
+        near = engine.near(states, self.spaces[i]) if who else []
         if not shared:
             return _Drawn(who, links, near)
         self.mine.drawn = _Drawn(who, links, near, i, weakref.ref(states), _version(states), {k})

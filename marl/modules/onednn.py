@@ -73,7 +73,7 @@ _ALLOWED = _Allowed()
 
 def wanted() -> bool:
     """Whether ``onednn`` does anything here and now."""
-    return not torch.compiler.is_compiling() and bool(torch.backends.mkldnn.enabled) and _gains()
+    return not torch.compiler.is_compiling() and _gains() and bool(torch.backends.mkldnn.enabled)
 
 
 @cache

@@ -170,9 +170,9 @@ class Reciprocity:
         """S# of states ``[P, G, B, D]``; raises ``UserError`` unless a user's space yields as many as it has levels.
 
         Args:
-            space: one agent's own, ``self.space.apart()``; None: that of all.
+            space: one critic's own, ``self.space.apart()``, for states ``[B, D]``; None: that of all.
         """
-        near = list((self.space if space is None else space)(states))
+        near = list(self.space(states)) if space is None else space.around(states)
         if len(near) != len(self.shares):
             raise UserError(
                 f"adjacency: expected {len(self.shares)} adjacent states, one for each of levels, got {len(near)}"

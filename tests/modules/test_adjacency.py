@@ -163,6 +163,16 @@ def test_nothing_is_drawn_ahead_from_streams_that_others_share():
         assert torch.equal(shared.uniform(3), alone.uniform(3))
 
 
+@pytest.mark.parametrize(("rho", "count"), [((1,), 1), ((1,), 2), ((1, 2), 1), ((2,), 1)])
+def test_one_critics_states_have_the_same_around_them_as_those_of_a_population_of_one(rho, count):
+    states = distinct(1, 1, 6, 3)
+    one, several = (Resample(streams(0), rho, count) for _ in range(2))
+    for _ in range(5):
+        near = one.around(states[0, 0])
+        assert [list(each.shape) for each in near] == [[6, 3]] * len(rho) * count
+        assert all(map(torch.equal, near, (each[0, 0] for each in several(states))))
+
+
 def test_draws_ahead_have_a_bound():
     space = Resample(streams(0), (1,), 1)
     for _ in range(8):
