@@ -206,7 +206,7 @@ class Resample(Perturbed):
         # The default, on the path of every training step: one number says both which row and which coordinate.
         _need_rows("resample", states, 2)
         source, index = self.ahead.draw(states)
-        return index, states.flatten()[source] if batched(states) else states.take(source)
+        return index, states.flatten()[source] if passing() else states.take(source)  # vmap knows no take
 
     def values(self, states: Tensor, index: Tensor, real: Tensor | None) -> Tensor:
         _, groups, rows, width = states.shape
