@@ -219,6 +219,14 @@ def test_the_wrapper_maps_over_members_whose_networks_are_stacked(settings):
     assert module.gap is None  # nothing from inside the vmap is kept
 
 
+@pytest.mark.filterwarnings("error")
+def test_adjacent_states_are_drawn_inside_a_vmap_compiled_or_not():
+    states = torch.arange(5.0 * 8 * 3).view(5, 1, 8, 3)
+    near = vmap(lambda state: Reciprocal(1, 0.5, "self").adjacent(state)[0], randomness="same")
+    for call in (near, torch.compile(near, backend="eager")):
+        assert ((call(states) != states).sum(-1) == 1).all()
+
+
 def test_running_moments_are_refused_inside_a_vmap():
     with pytest.raises(
         UserError, match=r"adjacency gaussian keeps a running deviation, which torch\.func\.vmap cannot"

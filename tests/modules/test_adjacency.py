@@ -173,14 +173,6 @@ def test_one_critics_states_have_the_same_around_them_as_those_of_a_population_o
         assert all(map(torch.equal, near, (each[0, 0] for each in several(states))))
 
 
-@pytest.mark.filterwarnings("error")
-def test_resample_works_inside_a_vmap_compiled_or_not():
-    space, states = Resample(streams(0), (1,), 1), distinct(5, 6, 3)
-    each = torch.func.vmap(lambda one: space.around(one)[0], randomness="same")
-    for call in (each, torch.compile(each, backend="eager")):
-        assert ((call(states) != states).sum(-1) == 1).all()
-
-
 def test_draws_ahead_have_a_bound():
     space = Resample(streams(0), (1,), 1)
     for _ in range(8):
