@@ -11,20 +11,16 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from marl.config import suggestion
+from marl.modules.ahead import Ahead
 from marl.modules.guards import batched, full_precision, passing, require_tensor
 from marl.modules.moments import Moments
 from marl.streams import Streams
 from marl.types import State, UserError
-
-MOST_CALLS, MOST_NUMBERS = 64, 2**14
-"""How far ``Ahead`` draws, for each member."""
 
 
 class AdjacencySpace(ABC):
@@ -197,7 +193,15 @@ class Resample(Perturbed):
         self.quick = set(self.levels) == {1} and not self.padded
 
     def around(self, states: Tensor) -> list[Tensor]:
-        return list(self(states)) if self.quick else super().around(states)
+        if not self.quick or passing():
+            return super().around(states)
+        _need_rows("resample", states, 2)
+        return [self._replaced(states, *self.ahead.draw(states)) for _ in self.levels]
+
+    @staticmethod
+    def _replaced(states: Tensor, source: Tensor, index: Tensor | None) -> Tensor:
+        near = states.take(source)
+        return near if index is None else states.scatter(-1, index, near)
 
     def changes(self, states: Tensor, rho: int, real: Tensor | None) -> tuple[Tensor, Tensor]:
         if rho > 1 or self.padded or real is not None:
@@ -205,8 +209,10 @@ class Resample(Perturbed):
             return super().changes(states, rho, real)
         # The default, on the path of every training step: one number says both which row and which coordinate.
         _need_rows("resample", states, 2)
-        source, index = self.ahead.draw(states)
-        return index, states.flatten()[source] if passing() else states.take(source)  # vmap knows no take
+        alone = passing()
+        source, index = self.ahead.draw_one(states) if alone else self.ahead.draw(states)
+        assert index is not None  # of a population's states
+        return index, states.flatten()[source] if alone else states.take(source)  # vmap knows no take
 
     def values(self, states: Tensor, index: Tensor, real: Tensor | None) -> Tensor:
         _, groups, rows, width = states.shape
@@ -234,69 +240,6 @@ class Resample(Perturbed):
     def load_state_dict(self, state: State) -> None:
         self.ahead.rewind()
         super().load_state_dict(state)
-
-
-class Ahead:
-    """Which coordinate each state changes, and where its new value stands, drawn for many calls at once.
-
-    One draw costs nearly what many do. The numbers are those which one call at a time would draw, as long as nobody
-    else draws from these streams.
-    """
-
-    def __init__(self, streams: Streams) -> None:
-        self.streams = streams
-        self.pool = Pool()
-
-    def draw(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """For states ``[P, G, B, D]`` or ``[B, D]`` a number of another row each, and which of its own it replaces.
-
-        Returns places in all states, flattened, and coordinates, both ``[P, G, B, 1]`` or ``[B, 1]``.
-        """
-        shape, device = states.shape, states.device
-        if self.streams.shared or passing():
-            self.rewind()
-            (pair,) = self._drawn(1, shape, device)
-            return pair
-        pool = self.pool
-        if pool.left and pool.shape == shape and pool.device == device:
-            with suppress(IndexError):  # another thread took the last
-                return pool.left.pop()
-        self.rewind()
-        calls = 2 * pool.calls if pool.shape == shape else 1
-        calls = max(1, min(calls, MOST_CALLS, MOST_NUMBERS // max(1, math.prod(shape[:-1]) // len(self.streams))))
-        before = [generator.get_state() for generator in self.streams.generators]
-        *left, first = self._drawn(calls, shape, device)
-        self.pool = Pool(shape, device, before, calls, left)
-        return first
-
-    def rewind(self) -> None:
-        """Put the streams where they would be, had each call drawn its own."""
-        pool, self.pool = self.pool, Pool()
-        if pool.left:
-            for generator, state in zip(self.streams.generators, pool.before, strict=True):
-                generator.set_state(state)
-            self._drawn(pool.calls - len(pool.left), pool.shape, pool.device)
-
-    def _drawn(self, calls: int, shape: tuple[int, ...], device: torch.device) -> list[tuple[Tensor, Tensor]]:
-        """The draws of so many calls, the last call's first."""
-        *batches, rows, width = shape
-        ahead = self.streams.integers((rows - 1) * width, calls, *batches[1:], rows, 1)
-        following = torch.arange(width, (rows + 1) * width, width, device="cpu").unsqueeze(-1)
-        places = ahead.add_(following).remainder_(rows * width).transpose(0, 1).reshape(calls, *batches, rows, 1)
-        begins = torch.arange(0, math.prod(shape), rows * width, device="cpu").view(*batches, 1, 1)
-        places = (places + begins).to(device)
-        return list(zip(places.unbind(), (places % width).unbind(), strict=True))[::-1]
-
-
-@dataclass(frozen=True)
-class Pool:
-    """What ``Ahead`` drew at once for ``calls`` calls: the draws ``left``, and the generators' states ``before``."""
-
-    shape: tuple[int, ...] = ()
-    device: torch.device = torch.device("cpu")
-    before: Sequence[Tensor] = ()
-    calls: int = 0
-    left: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
 
 class Mask(Perturbed):

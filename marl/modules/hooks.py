@@ -65,6 +65,7 @@ class HookedCritics(torch.nn.Module):
         super().__init__()
         self.critics = as_list(critics)
         self.groups = _grouped(self.critics)
+        self.twins = len(self.groups[0]) > 1
         options: Any = {"neighbours": neighbours, "rho": rho, "count": count, "sigma": sigma, "metric": metric}
         self.reciprocal = Reciprocal(len(self.critics), kappa, graph, adjacency, generator=generator, **options)
         if self.reciprocal.engine.space.views:
@@ -133,25 +134,28 @@ class HookedCritics(torch.nn.Module):
             raise UserError(f"critic {i}: expected the states as its first positional argument, got none")
         states, *rest = arguments
         check_state(f"states of critic {i}", states, engine.space)
-        own = [part.detach() if part.requires_grad else part for part in _parts(i, output)]
+        own = _parts(i, output)
         check_answer(i, own[0], states)
-        together = len(self.groups[i]) > 1 and engine.draws  # what twins share is no part of a graph
+        together = self.twins and engine.draws  # what twins share is no part of a graph
         draw = outside_the_graph(HookedCritics._drawn) if together else HookedCritics._drawn
         drawn = draw(self, i, k, states, own[0])
         if not drawn.who:
             return _like(output, own)
-        mine.asleep = True
+        mine.asleep, answers = True, []
         try:
-            answers = [self._ask(j, k, (near, *rest), options, i, own) for near in drawn.near for j in drawn.who]
+            for near in drawn.near:
+                for j in drawn.who:
+                    answers.append(self._ask(j, k, (near, *rest), options, i, own))
         finally:
             mine.asleep = False
-        values = [_blended(reciprocal, part, heard, drawn.links) for part, *heard in zip(own, *answers, strict=True)]
+        heard = zip(*answers, strict=True)
+        values = [_blended(reciprocal, part, others, drawn.links) for part, others in zip(own, heard, strict=True)]
         now.last = None if any(map(batched, values)) else (own, values)
         return _like(output, values)
 
     def _drawn(self, i: int, k: int, states: Tensor, own: Tensor) -> _Drawn:
         """Whom critic i hears, and at which states adjacent to ``[B, D]``; drawn once for all its twins."""
-        shared = len(self.groups[i]) > 1 and not torch.compiler.is_compiling()
+        shared = self.twins and not torch.compiler.is_compiling()
         if shared and self.mine.drawn.serves(i, k, states):
             self.mine.drawn.asked.add(k)
             return self.mine.drawn
@@ -195,7 +199,7 @@ class HookedCritics(torch.nn.Module):
         return parts
 
 
-@dataclass
+@dataclass(slots=True)
 class _Drawn:
     """Whom an agent hears, with what weights, at which adjacent states; and its twins that have been served so far."""
 
@@ -279,28 +283,27 @@ def _grouped(critics: Sequence[Any]) -> list[tuple[torch.nn.Module, ...]]:
     return groups
 
 
-def _blended(reciprocal: Reciprocal, own: Tensor, heard: Sequence[Tensor], links: Tensor | None) -> Tensor:
+def _blended(reciprocal: Reciprocal, own: Tensor, heard: tuple[Tensor, ...], links: Tensor | None) -> Tensor:
     """Z* ``[B, *]``, from what those whom the critic hears answered at the first adjacent state, the next, ..."""
     if links is None:
         return reciprocal.mixed(own, heard, None)
-    stacked = torch.stack(list(heard)).unflatten(0, (-1, 1, links.shape[-1]))
+    stacked = torch.stack(heard).unflatten(0, (-1, 1, links.shape[-1]))
     return reciprocal.mixed(own.unsqueeze(0), stacked, links).squeeze(0)
 
 
 def _parts(j: int, output: Any) -> Sequence[Tensor]:
-    """An answer as one or several tensors of one shape."""
+    """An answer as one or several tensors of one shape, without gradient."""
     if isinstance(output, Tensor):
-        return (output,)
+        return (output.detach() if output.requires_grad else output,)
     if type(output) not in (tuple, list) or not all(isinstance(part, Tensor) for part in output):
         raise UserError(f"critic {j}: expected a tensor or a tuple or list of tensors, got {type(output).__name__}")
     if not output or any(part.shape != output[0].shape for part in output):
         raise UserError(
             f"critic {j}: expected tensors of one shape, got shapes {[list(part.shape) for part in output]}"
         )
-    parts: Sequence[Tensor] = output
-    return parts
+    return [part.detach() if part.requires_grad else part for part in output]
 
 
-def _like(output: Any, parts: list[Tensor]) -> Any:
+def _like(output: Any, parts: Sequence[Tensor]) -> Any:
     """Parts in the form in which the critic gave its own."""
     return parts[0] if isinstance(output, Tensor) else type(output)(parts)

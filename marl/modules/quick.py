@@ -17,8 +17,8 @@ from marl.modules.onednn import is_large, linear, wanted
 
 def quick(shortcuts: Shortcuts) -> AbstractContextManager[None]:
     """``shortcuts``, or nothing where there are none or the caller is being compiled."""
-    gains = not torch.compiler.is_compiling() and (shortcuts.chains or (shortcuts.layers and wanted()))
-    return shortcuts if gains else nullcontext()
+    gains = shortcuts.chains or (shortcuts.layers and wanted())
+    return shortcuts if gains and not torch.compiler.is_compiling() else _NOTHING
 
 
 class Shortcuts(AbstractContextManager[None]):
@@ -47,9 +47,12 @@ class Shortcuts(AbstractContextManager[None]):
     def __enter__(self) -> None:
         with _LOCK:
             self.inside += 1
-            if self.inside > 1 or any(part._compiled_call_impl is not None for part in self.parts):
+            if self.inside > 1:
                 return
-            for part, forward in [*self.chains, *(self.layers if wanted() else ())]:
+            for part in self.parts:
+                if part._compiled_call_impl is not None:
+                    return
+            for part, forward in [*self.chains, *self.layers] if wanted() else self.chains:
                 vars(part).setdefault("forward", forward)
 
     def __exit__(self, *_: object) -> None:
@@ -62,7 +65,7 @@ class Shortcuts(AbstractContextManager[None]):
                     del vars(part)["forward"]
 
 
-_LOCK = threading.Lock()
+_LOCK, _NOTHING = threading.Lock(), nullcontext()
 
 
 def _chain(chain: nn.Sequential, input: Any) -> Any:

@@ -99,6 +99,9 @@ class Reciprocity:
         graph: a ``Graph``; or weights ``[N, N]`` (``[P, N, N]`` where members differ); or a function that returns such
             weights anew at each call. Rows must sum to one, or be all zero: no neighbours.
 
+    Attributes:
+        draws: whom an agent hears, or where, may be drawn anew at each call.
+
     Raises ``UserError`` for a kappa outside [0, 1] and for weights that are not row-stochastic.
     """
 
@@ -124,6 +127,7 @@ class Reciprocity:
         if isinstance(graph, Tensor):
             graph = Fixed(graph)
         self.graph: Graph = graph if isinstance(graph, Graph) else Changing(graph)
+        self.draws = not (isinstance(self.space, Exact | Nearest) and isinstance(self.graph, Fixed))
 
     def to(self, device: torch.device) -> None:
         """Keep kappa and fixed weights there; random numbers are drawn on the CPU all the same, alike everywhere."""
@@ -160,11 +164,6 @@ class Reciprocity:
         if self.foreign:
             same_device({"the batch": values, "graph": weights})
         return weights
-
-    @property
-    def draws(self) -> bool:
-        """Whom an agent hears, or where, may be drawn anew at each call."""
-        return not (isinstance(self.space, Exact | Nearest) and isinstance(self.graph, Fixed))
 
     def near(self, states: Tensor, space: AdjacencySpace | None = None) -> list[Tensor]:
         """S# of states ``[P, G, B, D]``; raises ``UserError`` unless a user's space yields as many as it has levels.
