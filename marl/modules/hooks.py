@@ -133,7 +133,8 @@ class HookedCritics(torch.nn.Module):
         if not arguments:
             raise UserError(f"critic {i}: expected the states as its first positional argument, got none")
         states, *rest = arguments
-        check_state(f"states of critic {i}", states, engine.space)
+        if not isinstance(states, Tensor) or states.dim() != 2:
+            check_state(f"states of critic {i}", states, engine.space)
         own = _parts(i, output)
         check_answer(i, own[0], states)
         together = self.twins and engine.draws  # what twins share is no part of a graph

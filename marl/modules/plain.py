@@ -50,6 +50,7 @@ class Critics:
         else:
             with quick(self.shortcuts[j]):
                 value = self.critics[j](state, *entries)
+        require_tensor(f"answer of critic {j}", value)
         if self.first is None:
             check_answer(j, value, state)
             self.first = j, value
@@ -98,20 +99,18 @@ def as_list(critics: Any) -> list[Any]:
     return list(critics)
 
 
-def check_answer(j: int, value: Any, states: Tensor) -> None:
+def check_answer(j: int, value: Tensor, states: Tensor) -> None:
     """Raise ``UserError`` for anything but fractions, one row for each of the states ``[B, D]``, where these lie."""
-    rows = states.shape[0]
-    require_tensor(f"answer of critic {j}", value)
     if value.device != states.device:
         same_device({"states": states, f"answer of critic {j}": value})
-    if value.shape[:1] != (rows,):
-        raise UserError(f"critic {j}: expected shape [{rows}, ...], a row a state, got {list(value.shape)}")
-    require_floating(f"critic {j}", value)
+    if value.shape[:1] != states.shape[:1]:
+        raise UserError(f"critic {j}: expected shape [{len(states)}, ...], a row a state, got {list(value.shape)}")
+    if not value.is_floating_point():
+        require_floating(f"critic {j}", value)
 
 
-def check_alike(j: int, value: Any, k: int, model: Tensor) -> None:
-    """Raise ``UserError`` unless critic j answered as critic k did: a tensor of that shape on that device."""
-    require_tensor(f"answer of critic {j}", value)
+def check_alike(j: int, value: Tensor, k: int, model: Tensor) -> None:
+    """Raise ``UserError`` unless critic j answered as critic k did: in that shape on that device."""
     if value.device != model.device:
         same_device({"states": model, f"answer of critic {j}": value})  # the model's answer lies where they do
     if value.shape != model.shape:
