@@ -117,7 +117,11 @@ def check_reciprocity(make_host: MakeHost, agents: int | None = None, seed: int 
     saved = _streams()
     try:
         with torch.enable_grad():
-            found = len(_alike(made)) if agents is None else agents
+            targets = _alike(made)
+            if agents is None and targets.dim() < 2:
+                shape = list(targets.shape)
+                raise UserError(f"targets: expected [N, B] (one learner alone: targets[None]), got {shape}")
+            found = len(targets) if agents is None else agents
             _identity(made)
             _streams_untouched(made)
             _no_gradient(made)
@@ -244,7 +248,7 @@ def _shares(made: Made, agents: int, tolerance: float) -> None:
     if not torch.equal(_answered(made, None, others(0, size))[0], nobody[0]):
         return  # the host mixes the critics of its team itself
     most = _answered(made, None, [KAPPA * size] * agents)
-    for i in range(len(nobody)):
+    for i in range(min(agents, len(nobody))):
         half, full = _answered(made, KAPPA, others(i, size))[i], _answered(made, 1.0, others(i, KAPPA * size))[i]
         over, far = (half - most[i]).max().item(), (half - full).abs().max().item()
         if over > tolerance * size:

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -249,6 +251,12 @@ def test_the_page_of_a_training_lists_every_setting_with_its_sentence_and_defaul
             assert " ".join(setting.help.split())[:60] in flat, setting.name
     assert "May be swept." in text and "--sweep" in text and "--seeds" in text and "--run" in text
     assert max(map(len, text.splitlines())) <= 200
+
+
+def test_the_package_runs_as_a_module_too(capsys):
+    done = subprocess.run([sys.executable, "-m", "marl", "--help"], capture_output=True, text=True, check=True)
+    assert done.stdout == out(capsys, "--help")
+    assert subprocess.run([sys.executable, "-m", "marl", "trian"], capture_output=True, check=False).returncode == 2
 
 
 def test_help_needs_no_torch(tmp_path):
