@@ -76,6 +76,13 @@ def test_critics_that_answer_differently_are_refused(odd, complaint):
         critics[0](STATES[0], ACTIONS[0, :, :1])
 
 
+def test_each_part_of_an_answer_is_to_be_in_floating_point():
+    critics = [Odd(lambda pair: (pair[0], pair[1].long())) for _ in range(2)]
+    HookedCritics(critics)
+    with pytest.raises(UserError, match="critic 0: expected values in floating point, got int64"):
+        critics[0](STATES[0], ACTIONS[0, :, :1])
+
+
 @pytest.mark.parametrize(
     "call, complaint",
     [

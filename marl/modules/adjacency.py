@@ -192,6 +192,10 @@ class Resample(Perturbed):
         self.ahead = Ahead(streams)
         self.quick = set(self.levels) == {1} and not self.padded
 
+    def __getstate__(self) -> State:
+        self.ahead.rewind()  # copies draw their own, rather than carry megabytes along
+        return vars(self)
+
     def around(self, states: Tensor) -> list[Tensor]:
         if not self.quick or passing():
             return super().around(states)

@@ -10,6 +10,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from marl.modules.guards import as_usual
 from marl.streams import Streams
 
 MOST_CALLS, MOST_NUMBERS = 64, 2**14
@@ -36,8 +37,8 @@ class Ahead:
     def draw(self, states: Tensor) -> Draw:
         """For states ``[P, G, B, D]`` or ``[B, D]`` a number of another row each, and which of its own it replaces.
 
-        Returns places in all states, flattened, and coordinates, both ``[P, G, B, 1]`` or ``[B, 1]``; or,
-        where ``[B, D]`` are few numbers, the places of all that the adjacent states hold, ``[B, D]``, and None.
+        Returns places in all states, flattened, and coordinates, both ``[P, G, B, 1]`` or ``[B, 1]``; or, of draws
+        ahead where ``[B, D]`` are few numbers, the places of all that the adjacent states hold, ``[B, D]``, and None.
         """
         if self.streams.shared:
             return self.draw_one(states)
@@ -67,12 +68,18 @@ class Ahead:
         if pool.left:
             for generator, state in zip(self.streams.generators, pool.before, strict=True):
                 generator.set_state(state)
-            self._drawn(pool.calls - len(pool.left), pool.shape, pool.device)
+            with as_usual():  # a vmap may draw each number several times, a fake mode none
+                self._numbers(pool.calls - len(pool.left), pool.shape)
+
+    def _numbers(self, calls: int, shape: tuple[int, ...]) -> Tensor:
+        """All that is drawn for so many calls: how far after each row's first number the new value stands."""
+        *batches, rows, width = shape
+        return self.streams.integers((rows - 1) * width, calls, *batches[1:], rows, 1)
 
     def _drawn(self, calls: int, shape: tuple[int, ...], device: torch.device) -> list[Draw]:
         """The draws of so many calls, the last call's first."""
         *batches, rows, width = shape
-        ahead = self.streams.integers((rows - 1) * width, calls, *batches[1:], rows, 1)
+        ahead = self._numbers(calls, shape)
         following = torch.arange(width, (rows + 1) * width, width, device="cpu").unsqueeze(-1)
         places = ahead.add_(following).remainder_(rows * width).transpose(0, 1).reshape(calls, *batches, rows, 1)
         begins = torch.arange(0, math.prod(shape), rows * width, device="cpu").view(*batches, 1, 1)

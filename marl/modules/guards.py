@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from marl.types import UserError
 
@@ -73,6 +74,16 @@ def passing() -> bool:
         or torch._C._functorch.peek_interpreter_stack() is not None
         or torch._C._len_torch_dispatch_stack() > 0
     )
+
+
+@contextmanager
+def as_usual() -> Iterator[None]:
+    """Operations in here do what they always do: no transform of torch.func and no mode of torch has a part in them."""
+    if torch.compiler.is_compiling():
+        yield
+    else:
+        with torch._C._DisableFuncTorch(), _disable_current_modes():
+            yield
 
 
 def readable(tensor: Tensor) -> bool:

@@ -133,10 +133,11 @@ class HookedCritics(torch.nn.Module):
         if not arguments:
             raise UserError(f"critic {i}: expected the states as its first positional argument, got none")
         states, *rest = arguments
-        if not isinstance(states, Tensor) or states.dim() != 2:
+        if not isinstance(states, Tensor) or states.dim() != 2:  # asked here, for words cost more than the question
             check_state(f"states of critic {i}", states, engine.space)
         own = _parts(i, output)
-        check_answer(i, own[0], states)
+        for part in own:
+            check_answer(i, part, states)
         together = self.twins and engine.draws  # what twins share is no part of a graph
         draw = outside_the_graph(HookedCritics._drawn) if together else HookedCritics._drawn
         drawn = draw(self, i, k, states, own[0])

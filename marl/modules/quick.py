@@ -14,6 +14,8 @@ from torch.nn.modules import module as every
 
 from marl.modules.onednn import is_large, linear, wanted
 
+_NOTHING = nullcontext()
+
 
 def quick(shortcuts: Shortcuts) -> AbstractContextManager[None]:
     """``shortcuts``, or nothing where there are none or the caller is being compiled."""
@@ -65,7 +67,7 @@ class Shortcuts(AbstractContextManager[None]):
                     del vars(part)["forward"]
 
 
-_LOCK, _NOTHING = threading.Lock(), nullcontext()
+_LOCK = threading.Lock()
 
 
 def _chain(chain: nn.Sequential, input: Any) -> Any:
