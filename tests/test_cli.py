@@ -261,8 +261,5 @@ def test_the_package_runs_as_a_module_too(capsys):
 
 def test_help_needs_no_torch(tmp_path):
     """The front page and the page of train come at once: they import nothing heavy."""
-    import subprocess
-    import sys
-
     code = "import sys, marl.cli; marl.cli.main(['train', '--help']); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0

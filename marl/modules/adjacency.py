@@ -204,6 +204,7 @@ class Resample(Perturbed):
 
     @staticmethod
     def _replaced(states: Tensor, source: Tensor, index: Tensor | None) -> Tensor:
+        """States ``[B, D]`` with what ``Ahead.draw`` says in its place."""
         near = states.take(source)
         return near if index is None else states.scatter(-1, index, near)
 
